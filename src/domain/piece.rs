@@ -1,0 +1,156 @@
+//! A piece: a slot of the cached file, its size, range and digest.
+//!
+//! The cached file is a run of slots. Slot i starts at `i * piece_size` and holds a 4-byte big-endian header
+//! `content_len | piece_size << 4`, at most `piece_size - 5` bytes of content, and one byte 0x7f. All slots but the
+//! last are full, and there is always at least one: an empty source has one slot of 5 bytes.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use super::{Md5Digest, PieceNumber};
+
+/// Bytes of a slot that are not content: 4 of header and 1 of tail.
+pub const WRAPPING_BYTES: u32 = 5;
+/// The byte that ends every slot.
+pub const TAIL: u8 = 0x7f;
+
+const MIB: u64 = 1024 * 1024;
+const HUNDRED_MIB: u64 = 100 * MIB;
+
+/// Bytes from one slot's start to the next one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceSize(u32);
+
+/// A number of bytes that no file has for its piece size.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} bytes is not a piece size: it lies between 1 and 15 MiB")]
+pub struct NotAPieceSize(pub u32);
+
+impl PieceSize {
+    /// The size for files up to 200 MiB and for those whose length is unknown.
+    pub const DEFAULT: Self = Self(4 * MIB as u32);
+
+    /// The size for a file of this many bytes: a rule that clients do not compute themselves but fleets rely on.
+    pub const fn for_length(length: Option<u64>) -> Self {
+        match length {
+            Some(length) if length > 2 * HUNDRED_MIB => {
+                let mib = length / HUNDRED_MIB + 2;
+                Self((if mib < 15 { mib } else { 15 } * MIB) as u32)
+            }
+            _ => Self::DEFAULT,
+        }
+    }
+
+    /// A size that was stored or is configured.
+    pub const fn new(bytes: u32) -> Result<Self, NotAPieceSize> {
+        if bytes < MIB as u32 || bytes > 15 * MIB as u32 {
+            return Err(NotAPieceSize(bytes));
+        }
+        Ok(Self(bytes))
+    }
+
+    pub const fn bytes(self) -> u32 {
+        self.0
+    }
+
+    /// Bytes of the source that a full slot holds.
+    pub const fn content_bytes(self) -> u32 {
+        self.0 - WRAPPING_BYTES
+    }
+
+    /// How many slots a source of this many bytes fills; `None` where their numbers would not fit.
+    pub fn piece_count(self, length: u64) -> Option<u32> {
+        u32::try_from(length.div_ceil(u64::from(self.content_bytes())).max(1)).ok()
+    }
+
+    /// The length of the cached (wrapped) file.
+    pub fn cached_length(self, length: u64, piece_count: u32) -> u64 {
+        length + u64::from(piece_count) * u64::from(WRAPPING_BYTES)
+    }
+
+    /// The slot's first byte in the cached file.
+    pub fn slot_start(self, piece: PieceNumber) -> u64 {
+        u64::from(piece.0) * u64::from(self.0)
+    }
+
+    /// The slot's range as the protocol tells it: never clipped, not even for the last piece.
+    pub fn slot_range(self, piece: PieceNumber) -> RangeInclusive<u64> {
+        let start = self.slot_start(piece);
+        start..=start + u64::from(self.0) - 1
+    }
+
+    /// The piece's first byte in the source.
+    pub fn content_start(self, piece: PieceNumber) -> u64 {
+        u64::from(piece.0) * u64::from(self.content_bytes())
+    }
+
+    /// The piece that a reported range speaks of: it starts where a slot starts and ends within that slot.
+    ///
+    /// Clients send the slot's whole range; one that clips the last piece at the end of the file is understood as well.
+    pub fn piece_of_range(self, range: &RangeInclusive<u64>) -> Option<PieceNumber> {
+        let size = u64::from(self.0);
+        if range.start() % size != 0 || range.end() < range.start() || range.end() - range.start() >= size {
+            return None;
+        }
+        u32::try_from(range.start() / size).ok().map(PieceNumber)
+    }
+
+    /// The four bytes before a piece's content.
+    pub const fn header(self, content_len: u32) -> [u8; 4] {
+        (content_len | self.0 << 4).to_be_bytes()
+    }
+}
+
+/// What a piece must be: the digest of its slot and how much of the source it holds. Printed as the protocol tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceDigest {
+    /// Over header, content and tail.
+    pub md5: Md5Digest,
+    pub content_len: u32,
+}
+
+impl PieceDigest {
+    /// Bytes of the slot that are used.
+    pub const fn slot_len(&self) -> u32 {
+        self.content_len + WRAPPING_BYTES
+    }
+}
+
+impl fmt::Display for PieceDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.md5, self.slot_len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_golden_piece_sizes_hold() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/piece_size.json")).expect("the vectors are JSON");
+        for case in vectors.as_array().expect("a list of cases") {
+            let length = u64::try_from(case["fileLength"].as_i64().expect("a length")).ok();
+            assert_eq!(u64::from(PieceSize::for_length(length).bytes()), case["pieceSize"], "{case}");
+        }
+    }
+
+    #[test]
+    fn a_range_names_its_piece_only_from_the_start_of_a_slot() {
+        let size = PieceSize::DEFAULT;
+        let piece = PieceNumber(2);
+        assert_eq!(size.piece_of_range(&size.slot_range(piece)), Some(piece));
+        assert_eq!(size.piece_of_range(&(8_388_608..=8_388_700)), Some(piece), "clipped at the end of the file");
+        assert_eq!(size.piece_of_range(&(1..=4_194_304)), None);
+        assert_eq!(size.piece_of_range(&(0..=4_194_304)), None, "longer than a slot");
+        assert_eq!(size.piece_of_range(&(0..=u64::MAX)), None);
+    }
+
+    #[test]
+    fn an_empty_source_has_one_piece() {
+        assert_eq!(PieceSize::DEFAULT.piece_count(0), Some(1));
+        assert_eq!(PieceSize::DEFAULT.cached_length(0, 1), 5);
+        assert_eq!(PieceSize::DEFAULT.piece_count(u64::MAX), None, "its numbers would not fit");
+    }
+}

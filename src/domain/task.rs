@@ -1,0 +1,165 @@
+//! A task: what is fetched, and how far its source has got.
+
+use std::fmt;
+
+use super::{Generation, Md5Digest, PieceSize, TaskId};
+
+/// What a task fetches, settled by its first registration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TaskSpec {
+    pub id: TaskId,
+    /// What is asked of the source.
+    pub raw_url: String,
+    /// `raw_url` without what clients filter out; the task's identity.
+    pub task_url: String,
+    /// What the content must hash to, 32 lowercase hexadecimal digits, if the client knows.
+    pub md5: Option<String>,
+    pub identifier: Option<String>,
+    /// Extra request headers for the source. Secrets travel in them: never log, dump or export their values.
+    pub headers: Vec<(String, String)>,
+    /// Do not verify the source's certificate.
+    pub insecure: bool,
+    /// PEM certificates to trust for this task beside the system's.
+    pub root_cas: Vec<Vec<u8>>,
+}
+
+impl TaskSpec {
+    /// The value of the `Range` request header, where the task is part of a file.
+    pub fn range(&self) -> Option<&str> {
+        range_header(&self.headers)
+    }
+}
+
+/// The value of the `Range` header among these, if any.
+pub fn range_header(headers: &[(String, String)]) -> Option<&str> {
+    headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("range")).map(|(_, value)| value.as_str())
+}
+
+/// Leaves out header values, and what a URL may carry of credentials.
+impl fmt::Debug for TaskSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskSpec")
+            .field("id", &self.id)
+            .field("url", &redacted_url(&self.task_url))
+            .field("header_names", &self.headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL fit for logs, dumps and answers: user and password are gone, query values are dots.
+///
+/// Signed URLs carry their credential in the query under names that every vendor chooses anew, so all values go.
+pub fn redacted_url(url: &str) -> String {
+    let (rest, _fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
+    let mut shown = match base.split_once("://") {
+        Some((scheme, after)) => {
+            let authority_len = after.find('/').unwrap_or(after.len());
+            let (authority, path) = after.split_at(authority_len);
+            let host = authority.rsplit_once('@').map_or(authority, |(_secret, host)| host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => base.to_owned(),
+    };
+    if let Some(query) = query {
+        let names: Vec<String> =
+            query.split('&').map(|pair| pair.split_once('=').map_or_else(|| "…".to_owned(), |(name, _)| format!("{name}=…"))).collect();
+        shown.push('?');
+        shown.push_str(&names.join("&"));
+    }
+    shown
+}
+
+/// What the source said to recognise its content by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+}
+
+impl Validators {
+    /// What an `If-Range` may carry: a strong ETag, else the modification date.
+    pub fn if_range(&self) -> Option<&str> {
+        match &self.etag {
+            Some(etag) if !etag.starts_with("W/") => Some(etag),
+            _ => self.last_modified.as_deref(),
+        }
+    }
+
+    /// Whether the source now says something that contradicts what it said before.
+    pub fn contradict(&self, now: &Self) -> bool {
+        let differ = |before: &Option<String>, now: &Option<String>| matches!((before, now), (Some(before), Some(now)) if before != now);
+        differ(&self.etag, &now.etag) || differ(&self.last_modified, &now.last_modified)
+    }
+}
+
+/// Whose fault a failure is: clients are told with different codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The source broke off for good, or changed under a running download.
+    Source,
+    /// Our disk or policy, or content that does not match the md5 that a client expects.
+    Supernode,
+}
+
+/// Why a task failed, in a sentence for clients and operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub fault: Fault,
+    pub reason: String,
+}
+
+/// How far fetching from the source has got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// Asked, and not answered yet.
+    Waiting,
+    Running,
+    /// All of it is here: the MD5 and the length of the source's bytes.
+    Success { md5: Md5Digest, length: u64 },
+    Failed(Failure),
+}
+
+/// The changing part of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    pub generation: Generation,
+    pub piece_size: PieceSize,
+    /// Bytes of the source, once known.
+    pub length: Option<u64>,
+    pub validators: Validators,
+    pub state: SourceState,
+}
+
+impl TaskStatus {
+    /// How many pieces the task has, once that is known.
+    pub fn piece_count(&self) -> Option<u32> {
+        self.length.and_then(|length| self.piece_size.piece_count(length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redacted_url_keeps_names_and_loses_secrets() {
+        for (url, shown) in [
+            ("http://h/p", "http://h/p"),
+            ("http://user:pass@h:80/p?token=1&x#frag", "http://h:80/p?token=…&…"),
+            ("https://h?sig=a=b", "https://h?sig=…"),
+            ("http://a:b@c@h/", "http://h/"),
+            ("no url", "no url"),
+        ] {
+            assert_eq!(redacted_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_weak_etag_does_not_guard_a_range() {
+        let weak = Validators { etag: Some("W/\"1\"".into()), last_modified: None };
+        assert_eq!(weak.if_range(), None);
+        let dated = Validators { last_modified: Some("Mon, 23 Nov 2026 08:36:45 GMT".into()), ..weak };
+        assert_eq!(dated.if_range(), dated.last_modified.as_deref());
+    }
+}

@@ -1,0 +1,63 @@
+//! What must hold of a swarm after every step, computed anew from its members: slow, and obviously right.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use super::Swarm;
+
+impl Swarm {
+    /// Panics with a sentence where an invariant is broken.
+    pub(super) fn check(&self) {
+        let count = self.status.piece_count();
+        let mut promised = vec![0; self.pieces.len()];
+        let mut holders = vec![RoaringBitmap::new(); self.pieces.len()];
+        let mut complete = RoaringBitmap::new();
+        let mut slots: HashMap<*const super::UploadServer, u32> = HashMap::new();
+        let mut serving = 0;
+        for (ordinal, member) in self.members.iter() {
+            let client = &member.intro.endpoint.client;
+            assert!(member.leases.len() <= self.limits.down, "{client} has more leases than places");
+            let leased: HashSet<_> = member.leases.iter().map(|lease| lease.piece).collect();
+            assert_eq!(leased.len(), member.leases.len(), "{client} is assigned a piece twice");
+            assert!(leased.iter().all(|piece| !member.held.contains(*piece)), "{client} is assigned a piece that it holds");
+            assert!(member.leases.is_empty() || self.busy.contains(&ordinal), "{client} has leases that no sweep would end");
+            assert!(member.servable.iter().all(|piece| member.held.contains(piece)), "{client} serves a piece that it lacks");
+            for lease in &member.leases {
+                promised[lease.piece.index()] += u32::from(lease.promising);
+                assert!(!lease.promising || member.serves(self.limits.serve_errors), "{client} cannot serve what it promises");
+                assert!(!lease.overdue || lease.slot.is_none(), "{client} keeps a slot for an overdue transfer");
+                let server = lease.slot.as_ref().map(|slot| slot.server());
+                *slots.entry(server.map_or(std::ptr::null(), Arc::as_ptr)).or_default() += 1;
+            }
+            if !member.serves(self.limits.serve_errors) {
+                continue;
+            }
+            serving += 1;
+            if count == Some(member.servable.len()) {
+                complete.insert(ordinal);
+            } else {
+                member.servable.iter().for_each(|piece| {
+                    holders[piece.index()].insert(ordinal);
+                });
+            }
+        }
+        for (piece, (promised, holders)) in self.pieces.iter().zip(promised.into_iter().zip(holders)) {
+            assert_eq!(piece.promised, promised, "promises are miscounted");
+            assert_eq!(piece.holders, holders, "holders are not those who serve the piece");
+        }
+        assert_eq!(self.complete, complete, "the complete members are not those who serve everything");
+        assert_eq!(self.serving, serving, "the serving members are miscounted");
+        assert_eq!(self.at_seed as usize, self.pieces.iter().filter(|piece| piece.at_seed).count());
+        assert_eq!(self.known.len() as usize, self.pieces.iter().filter(|piece| piece.digest.is_some()).count());
+        for (server, taken) in slots {
+            assert!(server.is_null() || taken <= self.limits.up, "an upload server does more uploads than its limit");
+        }
+        for (_, member) in self.members.iter() {
+            if let Some(server) = &member.intro.server {
+                assert!(server.uploads() <= self.limits.up, "an upload server has more slots taken than its limit");
+            }
+        }
+    }
+}

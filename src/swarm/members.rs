@@ -1,0 +1,152 @@
+//! The clients of one task, each at a place (its ordinal) that stays its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::lease::{Lease, UploadServer};
+use crate::domain::{Client, ClientId, ClientState, ClientVersion, Endpoint, Generation, Moment, PieceNumber, PieceSet, TaskId};
+
+/// Failed pairs remembered per client; older ones make room.
+const AVOIDED_MAX: usize = 8;
+
+/// What a client says when it registers.
+#[derive(Clone, Debug)]
+pub struct Introduction {
+    pub endpoint: Arc<Endpoint>,
+    /// Its upload server; `None` for a client that cannot serve.
+    pub server: Option<Arc<UploadServer>>,
+    pub version: ClientVersion,
+    /// The host by which it reaches the supernode; empty if unsaid.
+    pub seed_host: Arc<str>,
+}
+
+/// One client of the task. About 200 bytes and its strings: there may be a million of them.
+#[derive(Debug)]
+pub struct Member {
+    pub intro: Introduction,
+    pub state: ClientState,
+    pub gone: bool,
+    pub serve_errors: u8,
+    pub download_errors: u8,
+    /// Pieces it has, in memory or on disk.
+    pub held: PieceSet,
+    /// Pieces it has written and serves to others.
+    pub servable: PieceSet,
+    pub leases: Vec<Lease>,
+    /// Whether the swarm's list of busy members has it.
+    pub busy: bool,
+    /// Servers it recently failed to fetch from, and until when they are not paired again.
+    pub avoided: Vec<(u32, Moment)>,
+    pub seen: Moment,
+}
+
+impl Member {
+    pub fn new(intro: Introduction, now: Moment) -> Self {
+        Self {
+            intro,
+            state: ClientState::Waiting,
+            gone: false,
+            serve_errors: 0,
+            download_errors: 0,
+            held: PieceSet::default(),
+            servable: PieceSet::default(),
+            leases: Vec::new(),
+            busy: false,
+            avoided: Vec::new(),
+            seen: now,
+        }
+    }
+
+    /// Whether others may be sent to it, for what it holds.
+    pub fn serves(&self, serve_errors_max: u8) -> bool {
+        self.intro.server.is_some() && !self.gone && self.serve_errors < serve_errors_max
+    }
+
+    pub fn fetches(&self, piece: PieceNumber) -> bool {
+        self.leases.iter().any(|lease| lease.piece == piece)
+    }
+
+    pub fn avoid(&mut self, server: u32, until: Moment) {
+        self.avoided.retain(|(other, _)| *other != server);
+        if self.avoided.len() == AVOIDED_MAX {
+            self.avoided.remove(0);
+        }
+        self.avoided.push((server, until));
+    }
+
+    pub fn avoids(&self, server: u32, now: Moment) -> bool {
+        self.avoided.iter().any(|(other, until)| *other == server && now < *until)
+    }
+
+    /// The durable part of it.
+    pub fn record(&self, task: TaskId, generation: Generation, ordinal: u32) -> Client {
+        Client {
+            task,
+            id: self.intro.endpoint.client.clone(),
+            ordinal,
+            generation,
+            state: self.state,
+            path: self.intro.endpoint.path.clone(),
+            gone: self.gone,
+            serve_errors: self.serve_errors,
+            download_errors: self.download_errors,
+        }
+    }
+}
+
+/// All members, by ordinal and by client id.
+#[derive(Debug, Default)]
+pub struct Members {
+    places: Vec<Option<Member>>,
+    ordinals: HashMap<ClientId, u32>,
+}
+
+impl Members {
+    pub fn len(&self) -> usize {
+        self.ordinals.len()
+    }
+
+    pub fn ordinal(&self, client: &ClientId) -> Option<u32> {
+        self.ordinals.get(client).copied()
+    }
+
+    /// The first place that nobody has: the same after a restart as before it.
+    pub fn free_ordinal(&self) -> u32 {
+        if self.places.len() == self.ordinals.len() {
+            return ordinal_of(self.places.len());
+        }
+        ordinal_of(self.places.iter().position(Option::is_none).unwrap_or(self.places.len()))
+    }
+
+    /// Puts a member at a place that is free.
+    pub fn insert(&mut self, ordinal: u32, member: Member) {
+        let index = ordinal as usize;
+        if index >= self.places.len() {
+            self.places.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.places[index].is_none(), "place {ordinal} is taken");
+        self.ordinals.insert(member.intro.endpoint.client.clone(), ordinal);
+        self.places[index] = Some(member);
+    }
+
+    pub fn get(&self, ordinal: u32) -> Option<&Member> {
+        self.places.get(ordinal as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, ordinal: u32) -> Option<&mut Member> {
+        self.places.get_mut(ordinal as usize)?.as_mut()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Member)> {
+        (0..).zip(&self.places).filter_map(|(ordinal, place)| Some((ordinal, place.as_ref()?)))
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = &ClientId> {
+        self.ordinals.keys()
+    }
+}
+
+/// Members are counted in memory, each with hundreds of bytes: their number fits.
+fn ordinal_of(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
