@@ -1,2 +1,41 @@
+//! A supernode: tracker, scheduler and seed of a P2P file-distribution cluster, in one process, with all state durable.
+//!
+//! # Code map, in reading order
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`domain`] | values: ids, tasks, pieces, clients, digests, and [`domain::Change`], one durable fact |
+//! | [`swarm`] | the pure core, one `Swarm` a task: events in, decisions and changes out |
+//! | [`store`] | typed sled trees, records, schema and migrations, group commit |
+//! | [`pieces`] | the piece files: writing, verifying, reading |
+//! | [`origin`] | one request to a source, and what its answer means |
+//! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
+//! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
+//! | [`http`] | the wire: dialects, routes, downloads, connections |
+//! | [`commands`] | `serve`, `dump`, `bench`: one `run` each |
+//! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
+//!
+//! # One event's way through the house
+//!
+//! A request becomes domain values (`http`), goes to its task's swarm (`cluster`, `swarm`), which changes its state in
+//! memory and tells what must become durable; the changes are committed together with everyone else's (`store`), and
+//! only then is the request answered.
+//!
+//! **Architecture Invariant:** `domain` and `swarm` do no IO, read no clock and make no randomness.
+//! **Architecture Invariant:** nothing on the way of a request reads the database.
+//! **Architecture Invariant:** an answer leaves only after everything that it speaks of is durable.
+//!
+//! Who may use whom is a table in `tests/tidy.rs`, which enforces it.
+
+pub mod cdn;
+pub mod cli;
+pub mod cluster;
+pub mod commands;
+pub mod config;
 pub mod domain;
+pub mod http;
+pub mod origin;
+pub mod pieces;
+pub mod store;
 pub mod swarm;
+pub mod telemetry;

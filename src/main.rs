@@ -1,1 +1,23 @@
-fn main(){}
+//! Parses the command line, sets up telemetry, dispatches, and maps the outcome to an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use supernode::cli::{Cli, Command};
+use supernode::{commands, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = telemetry::set_up().and_then(|()| match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => commands::serve::run(args.into_config()),
+        Command::Dump(args) => commands::dump::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("supernode: {error:#}");
+            commands::exit_code(&error)
+        }
+    }
+}

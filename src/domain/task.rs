@@ -106,6 +106,8 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub fault: Fault,
+    /// What was fetched is of a content that is over or wrong: a later attempt starts anew.
+    pub discard: bool,
     pub reason: String,
 }
 

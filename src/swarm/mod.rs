@@ -74,6 +74,8 @@ pub enum Event {
     /// The source's last byte is in a piece.
     SourceFinished { md5: Md5Digest, length: u64 },
     SourceFailed(Failure),
+    /// A failed source is asked again, for what is missing.
+    SourceRetried,
 }
 
 /// What a client tells.
@@ -128,6 +130,7 @@ impl Effects {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     pub piece: PieceNumber,
+    pub piece_size: PieceSize,
     pub digest: PieceDigest,
     pub server: Server,
 }
@@ -140,7 +143,7 @@ pub enum Decision {
     /// Everything it should be fetching; what it was told before comes again from the same server.
     Continue(Vec<Assignment>),
     /// Nothing in flight and nothing to hand out.
-    Wait { held: u32, at_seed: u32 },
+    Wait { held: u32, at_seed: u32, source: &'static str },
     Failed(Failure),
 }
 
@@ -254,6 +257,11 @@ impl Swarm {
                 self.promote_all();
                 effects.open(Effects::EVERYBODY);
             }
+            Event::SourceRetried => {
+                let answered_before = self.at_seed > 0 || self.status.length.is_some();
+                self.status.state = if answered_before { SourceState::Running } else { SourceState::Waiting };
+                self.note_status(effects);
+            }
             Event::SourceFailed(failure) => {
                 self.status.state = SourceState::Failed(failure);
                 self.note_status(effects);
@@ -266,29 +274,39 @@ impl Swarm {
     /// What the client should do now; grants leases for what it should fetch.
     pub fn decide(&mut self, now: Moment, rng: &mut fastrand::Rng, client: &ClientId) -> Decision {
         if self.former.contains(client) {
-            return Decision::Failed(Failure { fault: Fault::Source, reason: Refusal::EarlierGeneration.to_string() });
+            return Decision::Failed(Failure { fault: Fault::Source, discard: true, reason: Refusal::EarlierGeneration.to_string() });
         }
         if let SourceState::Failed(failure) = &self.status.state {
             return Decision::Failed(failure.clone());
         }
         let Some(ordinal) = self.members.ordinal(client) else {
-            return Decision::Wait { held: 0, at_seed: self.at_seed };
+            return self.wait(0);
         };
         if let Some(finished) = self.finished(ordinal) {
             return finished;
         }
         self.assign(now, rng, ordinal);
         let Some(member) = self.members.get(ordinal) else {
-            return Decision::Wait { held: 0, at_seed: self.at_seed };
+            return self.wait(0);
         };
         if member.leases.is_empty() {
-            return Decision::Wait { held: member.held.len(), at_seed: self.at_seed };
+            return self.wait(member.held.len());
         }
         let assignment = |lease: &lease::Lease| {
             let digest = self.pieces.get(lease.piece.index())?.digest?;
-            Some(Assignment { piece: lease.piece, digest, server: lease.server.clone() })
+            Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
         };
         Decision::Continue(member.leases.iter().filter_map(assignment).collect())
+    }
+
+    fn wait(&self, held: u32) -> Decision {
+        let source = match self.status.state {
+            SourceState::Waiting => "Waiting",
+            SourceState::Running => "Running",
+            SourceState::Success { .. } => "Success",
+            SourceState::Failed(_) => "Fail",
+        };
+        Decision::Wait { held, at_seed: self.at_seed, source }
     }
 
     /// Whether the client has a free place for another piece while others are on their way.
@@ -326,6 +344,24 @@ impl Swarm {
                 place += 1;
             }
         }
+    }
+
+    /// The digest of a piece, whether or not its bytes are here.
+    pub fn digest(&self, piece: PieceNumber) -> Option<PieceDigest> {
+        self.pieces.get(piece.index())?.digest
+    }
+
+    /// Why the source failed, if it did.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match &self.status.state {
+            SourceState::Failed(failure) => Some(failure),
+            SourceState::Waiting | SourceState::Running | SourceState::Success { .. } => None,
+        }
+    }
+
+    /// Whether every piece of the file is on our disk.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.status.state, SourceState::Success { .. }) && self.status.piece_count() == Some(self.at_seed)
     }
 
     /// Begins a new generation with nothing of the old one but the memory of who must not join it.

@@ -1,0 +1,375 @@
+//! The background worker: from a source's bytes to pieces that can be handed out. One [`Worker::fetch`] per task.
+//!
+//! Owns one download's course: asking, filling slots, hashing, writing and syncing them, retrying, resuming. Each piece is
+//! on disk and synced before the [`Ledger`] hears of it, and the ledger's word that it is recorded comes before the next.
+//! At any moment at most two pieces are not durable: one that is being filled, and one that is being stored.
+//! Must not: know swarms or the store; it tells its ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+
+use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
+use crate::origin::{Answer, OriginError, Source};
+use crate::pieces::{PieceFile, PieceFileError, Repository, Slot, SlotBuilder};
+
+/// Requests in a row that bring no new piece before a download has failed.
+const ATTEMPTS_MAX: u32 = 5;
+/// Attempts while a registration waits for the first answer, which is not for long.
+const FIRST_ATTEMPTS_MAX: u32 = 3;
+/// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
+const BACKOFF_FIRST: Duration = Duration::from_millis(400);
+
+/// Where a download begins: at nothing, or at what an earlier process stored.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub generation: Generation,
+    /// `None` until the source has answered once.
+    pub known: Option<Known>,
+    /// Pieces that are stored, from the first on without a gap.
+    pub stored: Vec<PieceDigest>,
+}
+
+/// What the source has said.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub piece_size: PieceSize,
+    pub length: Option<u64>,
+    pub validators: Validators,
+}
+
+/// Keeps what the worker finds out. Every method returns once it is durable.
+pub trait Ledger: Send + Sync {
+    /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
+    fn answered(&self, length: Option<u64>, validators: Validators) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    /// A piece is on disk and synced.
+    fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// A piece that was stored is not as it was.
+    fn lost(&self, piece: PieceNumber) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
+/// Why the ledger does not keep what it is told.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the service is stopping")]
+    Stopping,
+    #[error("a piece differs from what clients were told of it")]
+    Contradiction,
+}
+
+/// All of the source is here.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    pub md5: Md5Digest,
+    pub length: u64,
+}
+
+/// Why a download ended without all of the source.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    #[error("the source's length does not fit: {0} bytes")]
+    TooLong(u64),
+    #[error("the source sent {sent} bytes and had announced {announced}")]
+    Length { sent: u64, announced: u64 },
+    #[error("the content's md5 is {found}, expected {expected}")]
+    Md5 { found: Md5Digest, expected: String },
+    #[error(transparent)]
+    Disk(#[from] PieceFileError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl FetchError {
+    /// Whether asking again may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Origin(OriginError::Status(status)) => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
+            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } => true,
+            Self::Origin(OriginError::Url | OriginError::Certificates(_) | OriginError::RangeIgnored | OriginError::Changed)
+            | Self::TooLong(_)
+            | Self::Md5 { .. }
+            | Self::Disk(_)
+            | Self::Ledger(_) => false,
+        }
+    }
+}
+
+/// Fetches sources into the repository.
+#[derive(Debug)]
+pub struct Worker {
+    source: Source,
+    repository: Arc<Repository>,
+}
+
+impl Worker {
+    pub const fn new(source: Source, repository: Arc<Repository>) -> Self {
+        Self { source, repository }
+    }
+
+    /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
+    pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let mut download = Download::new(start);
+        self.rehash(spec, &mut download, ledger).await?;
+        if download.is_complete() {
+            return Ok(download.fetched());
+        }
+        let mut attempts = 0;
+        loop {
+            let pieces_before = download.digests.len();
+            let error = match self.attempt(spec, &mut download, ledger).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            };
+            attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
+            // A registration waits for a first answer, and a source that is not there says so at once.
+            let answered = download.known.is_some();
+            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_)));
+            let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
+            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) {
+                return Err(error);
+            }
+            let wait = backoff(attempts);
+            tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is
+    /// not as it was is fetched again with everything after it.
+    async fn rehash(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<(), FetchError> {
+        let Some(known) = download.known.clone().filter(|_| !download.digests.is_empty()) else { return Ok(()) };
+        let stored = std::mem::take(&mut download.digests);
+        let (repository, task, generation) = (self.repository.clone(), spec.id, download.generation);
+        let mut hash = std::mem::take(&mut download.hash);
+        let expected = stored.clone();
+        let (hash, sound) = blocking(move || {
+            let Ok(file) = repository.open_task(&task, generation, known.piece_size) else { return (hash, 0) };
+            let mut sound = 0;
+            for (piece, digest) in (0..).map(PieceNumber).zip(&expected) {
+                match file.read_verified(piece, digest) {
+                    Ok(Some(slot)) => hash.update(slot.content()),
+                    Ok(None) | Err(_) => break,
+                }
+                sound += 1;
+            }
+            (hash, sound)
+        })
+        .await;
+        download.hash = hash;
+        for piece in (0..).map(PieceNumber).take(stored.len()).skip(sound) {
+            tracing::warn!(task = %spec.id, %piece, "stored piece is damaged or gone and will be fetched again");
+            ledger.lost(piece).await?;
+        }
+        download.digests = stored;
+        download.digests.truncate(sound);
+        Ok(())
+    }
+
+    /// One request and its body.
+    async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
+        let mut answer = self.source.ask(spec, download.next_byte(), &validators).await?;
+        let known = download.learn(&answer, ledger).await?;
+        let file = match &download.file {
+            Some(file) => file.clone(),
+            None => {
+                let (repository, task, generation) = (self.repository.clone(), spec.id, download.generation);
+                let opened = blocking(move || repository.create(&task, generation, known.piece_size)).await?;
+                download.file.insert(Arc::new(opened)).clone()
+            }
+        };
+        let body = Body::new(&mut answer, known.piece_size, known.length);
+        download.take_body(spec, body, &file, ledger).await
+    }
+}
+
+fn backoff(attempts: u32) -> Duration {
+    let exact = BACKOFF_FIRST * 2_u32.pow(attempts.min(6).saturating_sub(1));
+    exact.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// Runs disk or hashing work on the threads that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// How far one download is.
+#[derive(Debug)]
+struct Download {
+    generation: Generation,
+    known: Option<Known>,
+    /// Stored pieces, from the first on.
+    digests: Vec<PieceDigest>,
+    /// Over the content of the stored pieces.
+    hash: Md5,
+    file: Option<Arc<PieceFile>>,
+}
+
+impl Download {
+    fn new(start: Start) -> Self {
+        Self { generation: start.generation, known: start.known, digests: start.stored, hash: Md5::new(), file: None }
+    }
+
+    /// The first byte of the source that is not stored.
+    fn next_byte(&self) -> u64 {
+        self.digests.iter().map(|digest| u64::from(digest.content_len)).sum()
+    }
+
+    /// Whether the process before this one stored the last piece, and only did not come to say so.
+    fn is_complete(&self) -> bool {
+        let (Some(known), Some(last)) = (&self.known, self.digests.last()) else { return false };
+        known.length.map_or(last.content_len < known.piece_size.content_bytes(), |length| length == self.next_byte())
+    }
+
+    fn fetched(&self) -> Fetched {
+        Fetched { md5: Md5Digest(self.hash.clone().finalize().into()), length: self.next_byte() }
+    }
+
+    /// Takes in what the answer's headers say; an answer that contradicts an earlier one is of another content.
+    async fn learn(&mut self, answer: &Answer, ledger: &impl Ledger) -> Result<Known, FetchError> {
+        if let Some(known) = &self.known {
+            let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
+            if lengths_differ || known.validators.contradict(&answer.validators) {
+                return Err(OriginError::Changed.into());
+            }
+            return Ok(known.clone());
+        }
+        if let Some(length) = answer.length {
+            let pieces = PieceSize::for_length(Some(length)).piece_count(length);
+            // Clients read lengths as signed 64 bit numbers.
+            if pieces.is_none() || i64::try_from(length).is_err() {
+                return Err(FetchError::TooLong(length));
+            }
+        }
+        let piece_size = ledger.answered(answer.length, answer.validators.clone()).await?;
+        Ok(self.known.insert(Known { piece_size, length: answer.length, validators: answer.validators.clone() }).clone())
+    }
+
+    /// Cuts the body into pieces and stores them. While one is being stored, the next is being filled.
+    async fn take_body(&mut self, spec: &TaskSpec, mut body: Body<'_>, file: &Arc<PieceFile>, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let mut received = body.answer.start;
+        let mut next = body.next_slot().await?;
+        loop {
+            let (slot, last) = next;
+            received += slot.content().len() as u64;
+            if last && body.length.is_some_and(|length| length != received) {
+                return Err(FetchError::Length { sent: received, announced: body.length.unwrap_or_default() });
+            }
+            if last {
+                self.take_slot(spec, slot, received, true, file, ledger).await?;
+                return Ok(self.fetched());
+            }
+            // A broken body must not cost the piece before it: store first, then look at what came.
+            let (stored, following) = tokio::join!(self.take_slot(spec, slot, received, false, file, ledger), body.next_slot());
+            stored?;
+            next = following?;
+        }
+    }
+
+    /// Stores a slot, or compares it where the body began before what is stored already.
+    async fn take_slot(
+        &mut self,
+        spec: &TaskSpec,
+        slot: Slot,
+        received: u64,
+        last: bool,
+        file: &Arc<PieceFile>,
+        ledger: &impl Ledger,
+    ) -> Result<(), FetchError> {
+        if received <= self.next_byte() && !self.digests.is_empty() {
+            return self.compare_slot(slot, received).await;
+        }
+        let piece = PieceNumber(u32::try_from(self.digests.len()).map_err(|_| FetchError::TooLong(received))?);
+        let slot = Arc::new(slot);
+        // Two hashes over the same bytes: on two cores they cost the time of one.
+        let (hashed, written) = {
+            let (mut hash, slot_to_hash) = (self.hash.clone(), slot.clone());
+            let hashing = blocking(move || {
+                hash.update(slot_to_hash.content());
+                hash
+            });
+            let file = file.clone();
+            let writing = blocking(move || {
+                let digest = slot.digest();
+                file.write(piece, &slot)?;
+                file.sync()?;
+                Ok::<_, PieceFileError>(digest)
+            });
+            tokio::join!(hashing, writing)
+        };
+        let digest = written?;
+        if last {
+            check_md5(spec, &hashed)?;
+        }
+        ledger.stored(piece, digest).await?;
+        self.hash = hashed;
+        self.digests.push(digest);
+        Ok(())
+    }
+
+    /// The source would not send the rest alone: what it sends again must be what is stored.
+    async fn compare_slot(&self, slot: Slot, received: u64) -> Result<(), FetchError> {
+        let digest = blocking(move || slot.digest()).await;
+        let mut end = 0;
+        let stored = self.digests.iter().find(|stored| {
+            end += u64::from(stored.content_len);
+            end == received
+        });
+        if stored == Some(&digest) { Ok(()) } else { Err(OriginError::Changed.into()) }
+    }
+}
+
+/// A client that knows the content's md5 is never given the last piece of anything else.
+fn check_md5(spec: &TaskSpec, hash: &Md5) -> Result<(), FetchError> {
+    let found = Md5Digest(hash.clone().finalize().into());
+    match &spec.md5 {
+        Some(expected) if *expected != found.to_string() => Err(FetchError::Md5 { found, expected: expected.clone() }),
+        _ => Ok(()),
+    }
+}
+
+/// A body as a run of slots.
+struct Body<'a> {
+    answer: &'a mut Answer,
+    piece_size: PieceSize,
+    length: Option<u64>,
+    received: u64,
+    /// Bytes that came with the last slot and belong to the next.
+    rest: Bytes,
+}
+
+impl<'a> Body<'a> {
+    fn new(answer: &'a mut Answer, piece_size: PieceSize, length: Option<u64>) -> Self {
+        Self { received: answer.start, answer, piece_size, length, rest: Bytes::new() }
+    }
+
+    /// The next slot, and whether it is the last. Where the length is unknown, a slot is known not to be the last only
+    /// when a byte after it has come.
+    async fn next_slot(&mut self) -> Result<(Slot, bool), FetchError> {
+        let expected = self.length.map_or(u64::MAX, |length| length.saturating_sub(self.received));
+        let mut slot = SlotBuilder::new(self.piece_size, expected);
+        loop {
+            let taken = slot.fill(&self.rest);
+            self.received += taken as u64;
+            self.rest = self.rest.slice(taken..);
+            let complete = self.length.is_some_and(|length| self.received >= length);
+            if complete && self.rest.is_empty() {
+                return Ok((slot.finish(), true));
+            }
+            if slot.free() == 0 && (self.length.is_some() || !self.rest.is_empty()) {
+                return Ok((slot.finish(), false));
+            }
+            match self.answer.chunk().await? {
+                Some(chunk) => self.rest = chunk,
+                None => return Ok((slot.finish(), true)),
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Downloads of the tasks' sources, and the ledger that their worker reports to.
+
+use std::sync::Arc;
+
+use super::cell::{Cell, Probe};
+use super::{Cluster, Refused};
+use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
+use crate::domain::{Failure, Fault, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
+use crate::origin::OriginError;
+use crate::swarm::{Effects, Event};
+
+impl Cluster {
+    /// Begins to fetch what is missing of a task, unless that is under way.
+    pub(super) fn ensure_fetching(self: &Arc<Self>, cell: &Arc<Cell>) {
+        {
+            let mut inner = cell.lock();
+            if std::mem::replace(&mut inner.fetching, true) {
+                return;
+            }
+        }
+        let (cluster, cell) = (self.clone(), cell.clone());
+        self.background.spawn(async move {
+            let Some(outcome) = cluster.stopping.run_until_cancelled(cluster.fetch(&cell)).await else { return };
+            match outcome {
+                Ok(fetched) => cluster.finish(&cell, fetched).await,
+                Err(FetchError::Ledger(LedgerError::Stopping)) => {}
+                Err(error) => cluster.fail(&cell, &error).await,
+            }
+        });
+    }
+
+    async fn fetch(&self, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
+        let _place = self.downloads.acquire().await.map_err(|_| LedgerError::Stopping)?;
+        let start = start_of(cell);
+        tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
+        self.worker.fetch(&cell.spec, start, &CellLedger { cluster: self, cell }).await
+    }
+
+    async fn finish(&self, cell: &Cell, fetched: Fetched) {
+        tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
+        let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
+        // A failed commit stops the service, which is told of it by the committer.
+        let _ = self.record(cell, event).await;
+        let mut inner = cell.lock();
+        inner.fetching = false;
+        inner.failed = None;
+    }
+
+    async fn fail(&self, cell: &Cell, error: &FetchError) {
+        let now = self.now();
+        let answered = cell.lock().swarm.status().state != SourceState::Waiting;
+        tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
+        let (refused, missing) = Refused::of(error);
+        let untouched = {
+            let mut tasks = self.tasks.write();
+            let mut inner = cell.lock();
+            inner.fetching = false;
+            let failures = inner.failed.map_or(1, |(_, failures)| failures.saturating_add(1));
+            inner.failed = Some((now, failures));
+            inner.removed = !answered && inner.swarm.members() == 0;
+            if inner.removed {
+                tasks.remove(&cell.spec.id);
+            }
+            inner.removed
+        };
+        if untouched {
+            // Nobody was told of this task: it leaves nothing but the memory of its refusal.
+            self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, self.config.fail_access_interval);
+        } else {
+            let _ = self.record(cell, Event::SourceFailed(failure_of(error))).await;
+        }
+        cell.probe.send_replace(Probe::Refused(refused));
+    }
+
+    /// Takes an event of the worker in and returns once it is durable.
+    async fn record(&self, cell: &Cell, event: Event) -> Result<(), LedgerError> {
+        let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = cell.lock();
+            inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
+            inner.submit(room, &mut effects)
+        };
+        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        cell.wake(effects.openings);
+        Ok(())
+    }
+}
+
+/// Where the download of a task begins, from what its swarm knows to be stored.
+fn start_of(cell: &Cell) -> Start {
+    let inner = cell.lock();
+    let status = inner.swarm.status();
+    let known = (status.state != SourceState::Waiting).then(|| Known {
+        piece_size: status.piece_size,
+        length: status.length,
+        validators: status.validators.clone(),
+    });
+    let stored = (0..inner.swarm.stored_prefix()).map_while(|piece| inner.swarm.stored_piece(PieceNumber(piece))).collect();
+    Start { generation: status.generation, known, stored }
+}
+
+/// The whole chain of an error in one sentence, for clients and operators.
+pub fn reason(error: &FetchError) -> String {
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // A transparent error repeats its cause.
+        if !reason.ends_with(&text) {
+            reason.push_str(": ");
+            reason.push_str(&text);
+        }
+        source = cause.source();
+    }
+    reason
+}
+
+fn failure_of(error: &FetchError) -> Failure {
+    let (fault, discard) = match error {
+        FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_) => (Fault::Source, true),
+        FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
+        FetchError::Md5 { .. } => (Fault::Supernode, true),
+        FetchError::Disk(_) => (Fault::Supernode, false),
+    };
+    Failure { fault, discard, reason: reason(error) }
+}
+
+/// Takes what the worker finds out into a task's swarm.
+struct CellLedger<'a> {
+    cluster: &'a Cluster,
+    cell: &'a Arc<Cell>,
+}
+
+impl Ledger for CellLedger<'_> {
+    async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
+        let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let mut effects = Effects::default();
+        let (piece_size, ticket) = {
+            let mut inner = self.cell.lock();
+            let before = inner.swarm.status();
+            // A client that was told a piece size keeps it, whatever the length turns out to be.
+            let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
+            let status = TaskStatus { generation: before.generation, piece_size, length, validators, state: SourceState::Running };
+            effects.changes.extend(inner.define(&self.cell.spec));
+            let event = Event::SourceAnswered(status);
+            inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
+            inner.put_off.clear();
+            (piece_size, inner.submit(room, &mut effects))
+        };
+        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        self.cluster.refusals.lock().forget(&self.cell.spec.id);
+        self.cell.probe.send_replace(Probe::Answered);
+        Ok(piece_size)
+    }
+
+    async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
+        let known = self.cell.lock().swarm.digest(piece);
+        if known.is_some_and(|known| known != digest) {
+            return Err(LedgerError::Contradiction);
+        }
+        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
+    }
+
+    async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {
+        self.cluster.record(self.cell, Event::PieceLost { piece }).await
+    }
+}

@@ -1,0 +1,230 @@
+//! The running whole: all tasks, and everything that happens to them.
+//!
+//! Owns the swarms, the store, the piece files and the downloads, and the rule that ties them: an event is taken in by its
+//! swarm, its changes are committed, and only then is anybody answered.
+//! Must not: know the wire. Its callers bring domain values and map its errors to codes.
+
+mod cell;
+mod download;
+mod fetch;
+pub mod inventory;
+mod pull;
+mod recovery;
+mod refusals;
+mod register;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cdn::Worker;
+use crate::config::{Config, Home};
+use crate::domain::{ClientVersion, Moment, TaskId};
+use crate::origin::Source;
+use crate::pieces::{PieceFileError, Repository};
+use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
+use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
+use cell::Cell;
+pub use download::{Readable, Unreadable};
+pub use refusals::Refused;
+pub use pull::Told;
+pub use register::{Registered, Registration, check_url};
+
+/// How often overdue and expired leases are looked for.
+const SWEEP_EVERY: Duration = Duration::from_millis(200);
+
+/// Why the cluster cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Pieces(#[from] PieceFileError),
+    #[error("cannot set up the client that fetches sources")]
+    Source(#[from] reqwest::Error),
+    #[error("cannot start the thread that writes the database")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Why a call of a client is refused. `http` maps each to a code.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("there is no task {0}")]
+    UnknownTask(TaskId),
+    #[error("the task exists with another {0}")]
+    Conflict(&'static str),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Swarm(#[from] Refusal),
+    /// The source is slow to answer.
+    #[error("the source has not answered yet, ask again")]
+    AskAgain,
+    #[error(transparent)]
+    Commit(#[from] CommitFailed),
+}
+
+/// All tasks of this service.
+#[derive(Debug)]
+pub struct Cluster {
+    config: Config,
+    limits: Limits,
+    clock: Instant,
+    store: Arc<Store>,
+    committer: Committer,
+    repository: Arc<Repository>,
+    worker: Worker,
+    /// A place for each source that is fetched at once.
+    downloads: Semaphore,
+    tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
+    refusals: Mutex<refusals::Refusals>,
+    servers: Mutex<UploadServers>,
+    /// Everything that runs in the background.
+    background: TaskTracker,
+    stopping: CancellationToken,
+    draining: watch::Sender<bool>,
+}
+
+impl Cluster {
+    /// Opens the home and rebuilds every swarm from what is stored there.
+    pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+        let home = Home::new(config.home.clone());
+        let store = Arc::new(Store::open(&home.database())?);
+        let repository = Arc::new(Repository::open(home.pieces())?);
+        let cluster = Arc::new(Self {
+            limits: Limits {
+                down: config.peer_down_limit,
+                up: config.peer_up_limit,
+                serve_errors: config.elimination_limit,
+                download_errors: config.failure_count_limit,
+            },
+            clock: Instant::now(),
+            committer: Committer::start(store.clone(), Durability::Power)?,
+            worker: Worker::new(Source::new()?, repository.clone()),
+            downloads: Semaphore::new(config.downloads_max),
+            tasks: RwLock::default(),
+            refusals: Mutex::default(),
+            servers: Mutex::default(),
+            background: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            draining: watch::Sender::new(false),
+            config,
+            store,
+            repository,
+        });
+        cluster.recover()?;
+        Ok(cluster)
+    }
+
+    /// Begins what runs in the background: unfinished downloads and the sweep of leases.
+    pub fn start(self: &Arc<Self>) {
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        for cell in cells {
+            let unfinished = {
+                let inner = cell.lock();
+                inner.swarm.members() > 0 && !inner.swarm.is_whole() && inner.swarm.failure().is_none()
+            };
+            if unfinished {
+                self.ensure_fetching(&cell);
+            }
+        }
+        let cluster = self.clone();
+        self.background.spawn(async move {
+            let mut ticks = tokio::time::interval(SWEEP_EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while cluster.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+                cluster.sweep();
+            }
+        });
+    }
+
+    /// Answers what is held and takes no new registrations; what runs goes on.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Stops what runs in the background and writes what was submitted.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.background.close();
+        self.background.wait().await;
+        self.committer.stop();
+    }
+
+    /// Returns when nothing can be promised any more: the database cannot be written.
+    pub async fn failed(&self) {
+        self.committer.failed().await;
+    }
+
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn store(&self) -> Arc<Store> {
+        self.store.clone()
+    }
+
+    /// What a client said when it registered for this task, as far as answers to it depend on that.
+    pub fn introduction(&self, task: &TaskId, client: &crate::domain::ClientId) -> Option<(ClientVersion, Arc<str>)> {
+        let cell = self.cell(task).ok()?;
+        let inner = cell.lock();
+        let Introduction { version, seed_host, .. } = inner.swarm.introduction(client)?;
+        Some((*version, seed_host.clone()))
+    }
+
+    fn cell(&self, task: &TaskId) -> Result<Arc<Cell>, CallError> {
+        self.tasks.read().get(task).cloned().ok_or(CallError::UnknownTask(*task))
+    }
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn sweep(&self) {
+        let now = self.now();
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        for cell in cells {
+            let mut effects = Effects::default();
+            cell.lock().swarm.sweep(now, &mut effects);
+            cell.wake(effects.openings);
+        }
+        self.refusals.lock().expire(now);
+    }
+}
+
+/// Upload servers by address and port, for as long as anybody uses them.
+#[derive(Debug, Default)]
+struct UploadServers {
+    known: HashMap<(IpAddr, u16), Weak<UploadServer>>,
+    /// The size at which those that nobody uses are looked for.
+    sweep_at: usize,
+}
+
+impl UploadServers {
+    /// The server at this address; `None` for port 0, from which nothing can be fetched.
+    fn at(&mut self, ip: IpAddr, port: u16) -> Option<Arc<UploadServer>> {
+        if port == 0 {
+            return None;
+        }
+        if let Some(server) = self.known.get(&(ip, port)).and_then(Weak::upgrade) {
+            return Some(server);
+        }
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|_, server| server.strong_count() > 0);
+            self.sweep_at = 2 * self.known.len() + 64;
+        }
+        let server = Arc::new(UploadServer::default());
+        self.known.insert((ip, port), Arc::downgrade(&server));
+        Some(server)
+    }
+}

@@ -1,0 +1,191 @@
+//! Registration: a client names a URL and becomes a member of its task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cell::{Cell, Probe};
+use super::refusals::wait_after;
+use super::{CallError, Cluster, Refused};
+use crate::domain::{
+    Change, ClientVersion, Endpoint, Fault, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+};
+use crate::swarm::{Effects, Event, Introduction, Swarm};
+
+/// How long a registration waits for the source's first answer. Clients give a registration 5 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often a `dfget` is told to ask again before it is told that the length is unknown. It gives up after that.
+const PUT_OFF_MAX: u8 = 3;
+
+/// What a client brings.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub spec: TaskSpec,
+    pub peer: Peer,
+    /// Under which path it serves what it gets.
+    pub path: Arc<str>,
+}
+
+/// What it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub task: TaskId,
+    /// Bytes of the source, if known.
+    pub length: Option<u64>,
+    pub piece_size: PieceSize,
+}
+
+impl Cluster {
+    /// Makes the client a member of its task, which is created if it is new. Returns once that is durable.
+    pub async fn register(self: &Arc<Self>, registration: Registration) -> Result<Registered, CallError> {
+        if self.is_draining() {
+            return Err(CallError::AskAgain);
+        }
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let cell = self.cell_for(&registration.spec).await?;
+        let mut probe = cell.probe.subscribe();
+        let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
+        match answer.map(|probe| probe.map(|probe| probe.clone())) {
+            Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
+            // The length stays unknown to a client that does not ask again, and to one that has often enough.
+            Err(_) if self.put_off(&cell, &registration) => return Err(CallError::AskAgain),
+            Ok(Ok(Probe::Answered | Probe::Pending) | Err(_)) | Err(_) => {}
+        }
+        self.join(&cell, registration).await
+    }
+
+    fn put_off(&self, cell: &Cell, registration: &Registration) -> bool {
+        if !ClientVersion::parse(&registration.peer.version).is_dfget() {
+            return false;
+        }
+        let mut inner = cell.lock();
+        let times = inner.put_off.entry(registration.peer.id.clone()).or_default();
+        *times += 1;
+        *times <= PUT_OFF_MAX
+    }
+
+    async fn join(&self, cell: &Cell, registration: Registration) -> Result<Registered, CallError> {
+        let Registration { spec: _, peer, path } = registration;
+        let endpoint = Endpoint { client: peer.id.clone(), ip: peer.ip, port: peer.port, path };
+        let intro = Introduction {
+            server: self.servers.lock().at(peer.ip, peer.port),
+            version: ClientVersion::parse(&peer.version),
+            seed_host: peer.seed_host.clone(),
+            endpoint: Arc::new(endpoint),
+        };
+        let room = self.committer.room().await?;
+        let mut effects = Effects::default();
+        let (registered, ticket) = {
+            let mut inner = cell.lock();
+            if inner.removed {
+                return Err(Refused::Unreachable("the source gave nothing".into()).into());
+            }
+            inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
+            effects.changes.push(Change::PeerSeen(Arc::new(peer)));
+            if let Some(defined) = inner.define(&cell.spec) {
+                effects.changes.push(defined);
+                effects.changes.push(Change::TaskProgressed { task: cell.spec.id, status: inner.swarm.status().clone() });
+            }
+            let status = inner.swarm.status();
+            let registered = Registered { task: cell.spec.id, length: status.length, piece_size: status.piece_size };
+            (registered, inner.submit(room, &mut effects))
+        };
+        ticket.durable().await?;
+        Ok(registered)
+    }
+
+    /// The task that this registration is for, its source being asked or answered.
+    async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
+        let known = self.tasks.read().get(&spec.id).cloned();
+        if let Some(cell) = known {
+            check_same(spec, &cell.spec)?;
+            self.revive(&cell).await?;
+            return Ok(cell);
+        }
+        if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
+            return Err(refused.into());
+        }
+        let cell = {
+            let mut tasks = self.tasks.write();
+            let created = tasks.entry(spec.id).or_insert_with(|| {
+                let status = TaskStatus {
+                    generation: Generation::FIRST,
+                    piece_size: PieceSize::DEFAULT,
+                    length: None,
+                    validators: Validators::default(),
+                    state: SourceState::Waiting,
+                };
+                Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits, status), Probe::Pending, false))
+            });
+            created.clone()
+        };
+        // Somebody else may have created it in between.
+        check_same(spec, &cell.spec)?;
+        self.ensure_fetching(&cell);
+        Ok(cell)
+    }
+
+    /// Asks a failed source again, once that has had its wait; fetches what is missing of one that has not failed.
+    async fn revive(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<(), CallError> {
+        let now = self.now();
+        let room = self.committer.room().await?;
+        let mut effects = Effects::default();
+        let ended = {
+            let mut inner = cell.lock();
+            if inner.fetching || inner.swarm.is_whole() {
+                return Ok(());
+            }
+            let mut ended = None;
+            if let Some(failure) = inner.swarm.failure().cloned() {
+                let waits = |(at, failures): (_, u32)| now.since(at) < wait_after(failures, self.config.fail_access_interval);
+                if inner.failed.is_some_and(waits) {
+                    return Err(match failure.fault {
+                        Fault::Source => Refused::Unreachable(failure.reason),
+                        Fault::Supernode => Refused::Ours(failure.reason),
+                    }
+                    .into());
+                }
+                if failure.discard {
+                    ended = Some(inner.swarm.status().generation);
+                    inner.swarm.next_generation(&mut effects);
+                } else {
+                    inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
+                }
+                let answered = inner.swarm.status().state != SourceState::Waiting;
+                cell.probe.send_replace(if answered { Probe::Answered } else { Probe::Pending });
+                // Nothing is answered on the strength of this change alone: the download it begins commits after it.
+                let _ = inner.submit(room, &mut effects);
+            }
+            ended
+        };
+        if let Some(generation) = ended {
+            let (repository, task) = (self.repository.clone(), cell.spec.id);
+            let removed = tokio::task::spawn_blocking(move || repository.remove(&task, generation)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(task = %cell.spec.id, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
+            }
+        }
+        self.ensure_fetching(cell);
+        Ok(())
+    }
+}
+
+/// Whether a text is a URL that can be fetched; if not, why.
+pub fn check_url(text: &str) -> Result<url::Url, String> {
+    crate::origin::parse_url(text).map_err(|_| "is not a valid http or https URL".to_owned())
+}
+
+/// Two registrations of one task id must mean the same download. Filters may make their `raw_url` differ.
+fn check_same(new: &TaskSpec, known: &TaskSpec) -> Result<(), CallError> {
+    if new.task_url != known.task_url {
+        return Err(CallError::Conflict("taskUrl"));
+    }
+    if new.md5 != known.md5 {
+        return Err(CallError::Conflict("md5"));
+    }
+    if new.identifier != known.identifier {
+        return Err(CallError::Conflict("identifier"));
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! `supernode dump`: what is stored, of a running or a stopped service.
+
+use std::io::{self, BufWriter, Write};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use super::home_lock::{HomeInUse, HomeLock};
+use crate::cli::{DumpArgs, DumpFormat};
+use crate::cluster::inventory::{self, Row};
+use crate::config::Home;
+use crate::domain::TaskId;
+use crate::store::Store;
+
+/// A service that has the home and does not answer is starting, or stopping; it is asked this often, a second apart.
+const ASKS_MAX: u32 = 30;
+
+/// Prints every stored row.
+pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
+    let home = Home::new(args.home_dir.clone());
+    if !home.database().is_dir() {
+        bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
+    }
+    let mut printer = Printer::new(args.format);
+    let mut print = |row| printer.print(row);
+    let found = match HomeLock::take(&home) {
+        Ok(_lock) => {
+            let store = Store::open_to_read(&home.database())?;
+            inventory::walk(&store, args.task.as_ref(), &mut |row| print(row))?;
+            Ok(())
+        }
+        Err(error) if error.is::<HomeInUse>() => ask_running(&home, args.task.as_ref(), &mut print),
+        Err(error) => Err(error),
+    };
+    found?;
+    let rows = printer.finish()?;
+    match args.task {
+        Some(task) if rows == 0 => bail!("there is no task {task} in {}", home.path().display()),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the rows from the service that has the home.
+fn ask_running(home: &Home, task: Option<&TaskId>, print: &mut dyn FnMut(Row) -> bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().unix_socket(home.control_socket()).no_proxy().build()?;
+        let url = task.map_or_else(|| "http://supernode/dump".to_owned(), |task| format!("http://supernode/dump?taskId={task}"));
+        let mut asked = 0;
+        let mut response = loop {
+            match client.get(&url).send().await {
+                Ok(response) => break response.error_for_status()?,
+                Err(error) if asked == ASKS_MAX => {
+                    return Err(error).context("the service that has this home does not answer on its control socket");
+                }
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+            asked += 1;
+        };
+        let mut rest = Vec::new();
+        while let Some(chunk) = response.chunk().await.context("the running service broke off")? {
+            rest.extend_from_slice(&chunk);
+            let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { continue };
+            for line in rest[..end].split(|byte| *byte == b'\n') {
+                let row = serde_json::from_slice(line)
+                    .with_context(|| format!("the running service said: {}", String::from_utf8_lossy(line)))?;
+                if !print(row) {
+                    return Ok(());
+                }
+            }
+            rest.drain(..=end);
+        }
+        Ok(())
+    })
+}
+
+/// Prints rows as they come, or gathers them into tables.
+struct Printer {
+    format: DumpFormat,
+    out: BufWriter<io::Stdout>,
+    rows: usize,
+    failed: Option<io::Error>,
+    tables: Tables,
+}
+
+impl Printer {
+    fn new(format: DumpFormat) -> Self {
+        Self { format, out: BufWriter::new(io::stdout()), rows: 0, failed: None, tables: Tables::default() }
+    }
+
+    /// Tells whether more is wanted.
+    fn print(&mut self, row: Row) -> bool {
+        self.rows += 1;
+        match self.format {
+            DumpFormat::Table => self.tables.add(row),
+            DumpFormat::Jsonl => {
+                let line = serde_json::to_string(&row).unwrap_or_default();
+                self.failed = writeln!(self.out, "{line}").err();
+            }
+        }
+        self.failed.is_none()
+    }
+
+    /// Tells how many rows there were.
+    fn finish(mut self) -> anyhow::Result<usize> {
+        if self.format == DumpFormat::Table && self.failed.is_none() {
+            self.failed = self.tables.write(&mut self.out).err();
+        }
+        match self.failed.or(self.out.flush().err()) {
+            // Whoever reads has read enough.
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(self.rows),
+            Some(error) => Err(error).context("cannot write the dump"),
+            None => Ok(self.rows),
+        }
+    }
+}
+
+/// One table a kind of row.
+struct Tables {
+    tasks: Table,
+    clients: Table,
+    progress: Table,
+    pieces: Table,
+    peers: Table,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let table = |header: &[&str]| {
+            let mut table = Table::new();
+            table.load_style(NOTHING).set_header(header);
+            table
+        };
+        Self {
+            tasks: table(&["TASK", "STATE", "LENGTH", "PIECES", "STORED", "CLIENTS", "URL", "REASON"]),
+            clients: table(&["TASK", "CLIENT", "STATE", "SERVES", "ERRORS AS SERVER", "AS RECEIVER", "PATH"]),
+            progress: table(&["TASK", "CLIENT", "HELD", "SERVABLE"]),
+            pieces: table(&["TASK", "PIECE", "MD5:LENGTH", "STORED"]),
+            peers: table(&["CLIENT", "ADDRESS", "HOST", "VERSION"]),
+        }
+    }
+}
+
+impl Tables {
+    fn add(&mut self, row: Row) {
+        let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+        let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
+        match row {
+            Row::Task { task, url, state, reason, length, pieces, pieces_stored, clients, .. } => {
+                let pieces = number(pieces.map(u64::from));
+                let (stored, clients) = (pieces_stored.to_string(), clients.to_string());
+                self.tasks.add_row([task, state, number(length), pieces, stored, clients, url, reason.unwrap_or_default()]);
+            }
+            Row::Client { task, client, state, path, gone, serve_errors, download_errors, .. } => {
+                let errors = [serve_errors, download_errors].map(|count| count.to_string());
+                let [as_server, as_receiver] = errors;
+                self.clients.add_row([short(&task), client, state, yes(!gone), as_server, as_receiver, path]);
+            }
+            Row::Progress { task, client, held, servable } => {
+                self.progress.add_row([short(&task), client, ranges(&held), ranges(&servable)]);
+            }
+            Row::Piece { task, piece, piece_md5, stored } => {
+                self.pieces.add_row([short(&task), piece.to_string(), piece_md5, yes(stored)]);
+            }
+            Row::Peer { client, ip, port, host_name, version } => {
+                let address = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+                self.peers.add_row([client, address, host_name, version]);
+            }
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let named =
+            [("tasks", &self.tasks), ("pieces", &self.pieces), ("clients", &self.clients), ("progress", &self.progress), ("peers", &self.peers)];
+        for (name, table) in named {
+            writeln!(out, "{} {name}", table.row_iter().count())?;
+            if !table.is_empty() {
+                for line in table.lines() {
+                    writeln!(out, "  {}", line.trim_end())?;
+                }
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+}
+
+/// Enough of a task's id to tell it from the others on a screen.
+fn short(task: &str) -> String {
+    task.chars().take(12).collect()
+}
+
+/// `0-3,7`: numbers that follow each other as one range.
+fn ranges(numbers: &[u32]) -> String {
+    let runs = numbers.chunk_by(|before, after| before + 1 == *after);
+    let text: Vec<String> = runs
+        .map(|run| match run {
+            [one] => one.to_string(),
+            [first, .., last] => format!("{first}-{last}"),
+            [] => String::new(),
+        })
+        .collect();
+    if text.is_empty() { "none".to_owned() } else { text.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_follow_each_other_are_one_range() {
+        assert_eq!(ranges(&[]), "none");
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
+    }
+}

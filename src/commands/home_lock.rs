@@ -1,0 +1,48 @@
+//! One process per home: a lock file that names its holder.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+use anyhow::Context;
+
+use crate::config::Home;
+
+/// Another process has the home.
+#[derive(Debug, thiserror::Error)]
+#[error("the home {home} is in use by the supernode with process id {pid}: stop that one, or choose another with --home-dir")]
+pub struct HomeInUse {
+    home: String,
+    pid: String,
+}
+
+/// Holds a home for as long as it lives; the kernel lets go of it when the process dies, however it dies.
+#[derive(Debug)]
+pub struct HomeLock {
+    _file: File,
+}
+
+impl HomeLock {
+    /// Takes a home, which is made if it is not there.
+    pub fn take(home: &Home) -> anyhow::Result<Self> {
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(home.path()).with_context(|| format!("cannot make the home {}", home.path().display()))?;
+        let path = home.lock();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "(unknown)".to_owned() } else { pid.trim().to_owned() };
+                return Err(HomeInUse { home: home.path().display().to_string(), pid }.into());
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()))?;
+        Ok(Self { _file: file })
+    }
+}

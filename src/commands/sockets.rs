@@ -1,0 +1,121 @@
+//! Listening sockets: handed to us by whoever started us, or bound here.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use anyhow::{Context, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Config;
+
+/// Connections that may wait to be accepted: what gathers while a killed service starts again.
+const BACKLOG: i32 = 4096;
+/// Where inherited descriptors begin (sd_listen_fds(3)).
+const LISTEN_FDS_START: i32 = 3;
+const API: &str = "api";
+const DOWNLOAD: &str = "download";
+
+/// The two sockets of a service.
+#[derive(Debug)]
+pub struct Sockets {
+    pub api: TcpListener,
+    pub download: TcpListener,
+}
+
+impl Sockets {
+    /// Takes the sockets that were handed to this process, else binds them.
+    ///
+    /// # Safety
+    ///
+    /// Must be called once, before anything else in the process opens or closes descriptors.
+    pub unsafe fn open(config: &Config) -> anyhow::Result<Self> {
+        // SAFETY: the caller's promise is the one that is asked for.
+        if let Some(inherited) = unsafe { inherited()? } {
+            return Ok(inherited);
+        }
+        Ok(Self { api: bind(config.bind, config.port, "--port")?, download: bind(config.bind, config.download_port, "--download-port")? })
+    }
+}
+
+/// # Safety
+///
+/// The descriptors that the environment names must belong to nobody else in this process.
+unsafe fn inherited() -> anyhow::Result<Option<Sockets>> {
+    let Some(count) = inherited_count()? else { return Ok(None) };
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
+    let (mut api, mut download) = (None, None);
+    for (fd, index) in (LISTEN_FDS_START..).zip(0..count) {
+        // SAFETY: the service manager opened this descriptor for us, and nobody else has it.
+        let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let slot = match names.get(index).copied().unwrap_or_default() {
+            API => &mut api,
+            DOWNLOAD => &mut download,
+            _ if index == 0 => &mut api,
+            _ if index == 1 => &mut download,
+            name => bail!("LISTEN_FDS hands over a socket named {name:?}; known names are {API} and {DOWNLOAD} (LISTEN_FDNAMES)"),
+        };
+        if slot.replace(listening(socket, fd)?).is_some() {
+            bail!("LISTEN_FDNAMES={} names a socket twice: it must be {API}:{DOWNLOAD}", names.join(":"));
+        }
+    }
+    match (api, download) {
+        (Some(api), Some(download)) => Ok(Some(Sockets { api, download })),
+        _ => bail!("LISTEN_FDS={count} hands over {count} socket(s); two are needed, named {API}:{DOWNLOAD} by LISTEN_FDNAMES"),
+    }
+}
+
+/// How many descriptors were handed to this process; `None` for none, or when they were meant for another.
+fn inherited_count() -> anyhow::Result<Option<usize>> {
+    let Ok(count) = std::env::var("LISTEN_FDS") else { return Ok(None) };
+    if std::env::var("LISTEN_PID").is_ok_and(|pid| pid != std::process::id().to_string()) {
+        return Ok(None);
+    }
+    let count: usize = count.parse().with_context(|| format!("LISTEN_FDS={count} is not a number of descriptors"))?;
+    Ok((count > 0).then_some(count))
+}
+
+fn listening(socket: Socket, fd: i32) -> anyhow::Result<TcpListener> {
+    if !socket.is_listener().unwrap_or(false) {
+        bail!("descriptor {fd}, handed over by LISTEN_FDS, is not a listening stream socket");
+    }
+    socket.set_cloexec(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind(ip: Option<IpAddr>, port: u16, option: &str) -> anyhow::Result<TcpListener> {
+    let bound = match ip {
+        Some(ip) => bind_one(SocketAddr::new(ip, port)),
+        // One socket for both families; a machine without IPv6 has only the other.
+        None => bind_one((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() || code == rustix::io::Errno::ADDRNOTAVAIL.raw_os_error() => {
+                bind_one((Ipv4Addr::UNSPECIFIED, port).into())
+            }
+            _ => Err(error),
+        }),
+    };
+    bound.with_context(|| {
+        let ip = ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string());
+        format!("cannot listen on port {port} of {ip}; choose another with {option}, or 0 for any that is free")
+    })
+}
+
+fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // A port is free again the moment its last service has stopped, whatever connections are still closing.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// An address at which this socket can be reached from this machine.
+pub fn reachable(listener: &TcpListener) -> std::io::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    Ok(if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { address })
+}

@@ -1,0 +1,146 @@
+//! Connections: accepting them, serving HTTP/1.1 on them, and letting them end.
+//!
+//! `warp::serve` has no timeouts, no cap and no deadline for a stop, so the accept loop is our own around the same filters.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warp::reply::Response;
+
+/// Connections of one port at once. More wait in the listening socket's queue.
+const CONNECTIONS_MAX: usize = 65_536;
+/// How long a client may take to send its request's head; an idle connection is closed after it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// After an accept that failed for want of files or memory, before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The address at which a client reached us, among the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalAddress(pub SocketAddr);
+
+/// All connections of a service, and the word that they should end.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    open: TaskTracker,
+    ending: CancellationToken,
+}
+
+impl Connections {
+    /// Takes no new connections and lets every open one end with the request it is serving.
+    pub fn end(&self) {
+        self.ending.cancel();
+        self.open.close();
+    }
+
+    /// Returns when all have ended.
+    pub async fn ended(&self) {
+        self.open.wait().await;
+    }
+}
+
+/// Serves these routes on every connection to the listener, until the connections are told to end.
+pub async fn serve_tcp<R>(listener: TcpListener, routes: R, connections: Connections)
+where
+    R: Routes,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await else { return };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        // Answers are small and waited for: they must not sit in the kernel until a fuller packet is due.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "connection ended before it was served");
+            continue;
+        }
+        let local = stream.local_addr().ok().map(LocalAddress);
+        let served = serve_connection(TokioIo::new(stream), routes.clone(), local, connections.ending.clone());
+        connections.open.spawn(async move {
+            served.await;
+            drop(place);
+        });
+    }
+}
+
+/// Serves these routes on a Unix socket.
+pub async fn serve_unix<R>(listener: UnixListener, routes: R, connections: Connections)
+where
+    R: Routes,
+{
+    while let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                connections.open.spawn(serve_connection(TokioIo::new(stream), routes.clone(), None, connections.ending.clone()));
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// A warp filter's service, which never fails.
+pub trait Routes: Clone + Send + 'static {
+    fn answer(&self, request: http::Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+impl<S> Routes for S
+where
+    S: tower_service::Service<http::Request<Incoming>, Response = Response, Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    fn answer(&self, request: http::Request<Incoming>) -> impl Future<Output = Response> + Send {
+        let answer = self.clone().call(request);
+        async move {
+            let Ok(response) = answer.await;
+            response
+        }
+    }
+}
+
+async fn pause_after(error: &io::Error) {
+    // A client that hung up before it was accepted is nobody's trouble.
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "connection cannot be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+async fn serve_connection<I, R>(io: I, routes: R, local: Option<LocalAddress>, ending: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    R: Routes,
+{
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        if let Some(local) = local {
+            request.extensions_mut().insert(local);
+        }
+        let routes = routes.clone();
+        async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
+    });
+    let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(io, service);
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection broke off");
+    }
+}

@@ -1,0 +1,129 @@
+//! The wire: routes, what clients send, what they get back.
+//!
+//! Owns the protocol as bytes: parameters in all their spellings, the dialects ([`dialect`]), the codes ([`wire`]), and the
+//! connections themselves ([`connections`]). Wire types become domain values here, and nowhere else.
+//! Must not: decide, or keep anything between two requests.
+
+mod connections;
+mod control;
+mod dialect;
+mod download;
+mod params;
+mod peer_api;
+mod range;
+mod registration;
+mod wire;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::{StatusCode, header};
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply};
+
+use crate::cluster::Cluster;
+pub use connections::{Connections, LocalAddress, serve_tcp, serve_unix};
+pub use control::control_routes;
+use wire::Answer;
+
+/// The largest body of a request. Bytes. Certificates travel in registrations.
+const BODY_MAX_BYTES: usize = 1024 * 1024;
+
+/// What every route of the API needs.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub cluster: Arc<Cluster>,
+    /// The port that clients are sent to for pieces.
+    pub download_port: u16,
+}
+
+/// The routes of the API port.
+pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
+    let api = Arc::new(api);
+    let with_api = move || {
+        let api = api.clone();
+        warp::any().map(move || api.clone())
+    };
+    // The routes that every client calls for every piece stand first.
+    let task = warp::path!("task").and(warp::get()).and(with_api()).and(query()).and(local_address()).then(peer_api::task);
+    let suc = warp::path!("piece" / "suc").and(warp::get()).and(with_api()).and(query()).then(peer_api::piece_suc);
+    let registry = warp::path!("registry")
+        .and(warp::post())
+        .and(with_api())
+        .and(warp::header::optional::<String>(header::CONTENT_TYPE.as_str()))
+        .and(limited_body())
+        .then(peer_api::registry);
+    warp::path("peer").and(task.or(suc).unify().or(registry).unify()).map(Reply::into_response).recover(explain).unify().boxed()
+}
+
+/// The routes of the download port.
+pub fn download_routes(cluster: Arc<Cluster>) -> BoxedFilter<(impl Reply,)> {
+    let with_cluster = warp::any().map(move || cluster.clone());
+    let path = warp::path!("qtdown" / String / String).or(warp::path!("download" / String / String)).unify();
+    let method = warp::get().map(|| true).or(warp::head().map(|| false)).unify();
+    path.and(method)
+        .and(warp::header::optional::<String>(header::RANGE.as_str()))
+        .and(with_cluster)
+        .then(download::piece)
+        .recover(explain)
+        .unify()
+        .boxed()
+}
+
+/// The raw query; empty where there is none.
+fn query() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
+    warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) })
+}
+
+/// The address at which the client reached us.
+fn local_address() -> impl Filter<Extract = (Option<SocketAddr>,), Error = Infallible> + Clone {
+    warp::ext::optional::<LocalAddress>().map(|local: Option<LocalAddress>| local.map(|local| local.0))
+}
+
+/// A body that is larger than [`BODY_MAX_BYTES`].
+#[derive(Debug)]
+struct BodyTooLarge;
+impl warp::reject::Reject for BodyTooLarge {}
+
+/// A body that broke off.
+#[derive(Debug)]
+struct BodyBroken;
+impl warp::reject::Reject for BodyBroken {}
+
+/// The whole body, counted as it comes: a length that a client announces is not believed, and none is needed.
+fn limited_body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Copy {
+    warp::body::stream().and_then(collect_body)
+}
+
+async fn collect_body<B: Buf>(body: impl Stream<Item = Result<B, warp::Error>>) -> Result<Bytes, Rejection> {
+    let mut body = std::pin::pin!(body);
+    let mut collected = BytesMut::new();
+    while let Some(part) = body.next().await {
+        let mut part = part.map_err(|_| warp::reject::custom(BodyBroken))?;
+        if collected.len() + part.remaining() > BODY_MAX_BYTES {
+            return Err(warp::reject::custom(BodyTooLarge));
+        }
+        collected.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+    }
+    Ok(collected.freeze())
+}
+
+/// Requests that no route takes keep their HTTP status, in the envelope that clients parse.
+async fn explain(rejection: Rejection) -> Result<Response, Rejection> {
+    let (status, message) = if rejection.is_not_found() {
+        (StatusCode::NOT_FOUND, "there is no such route")
+    } else if rejection.find::<BodyTooLarge>().is_some() {
+        (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB")
+    } else if rejection.find::<BodyBroken>().is_some() {
+        (StatusCode::BAD_REQUEST, "the body broke off")
+    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        (StatusCode::METHOD_NOT_ALLOWED, "the route does not have this method")
+    } else {
+        (StatusCode::BAD_REQUEST, "the request cannot be read")
+    };
+    Ok(Answer::transport(status, message).into_response())
+}

@@ -1,0 +1,210 @@
+//! The endpoints that clients call: registration, pulling pieces, reporting them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::Api;
+use super::dialect::Dialect;
+use super::params::{BadParam, Params};
+use super::range::parse_piece_range;
+use super::registration::{self, BadRegistration, client_id, task_id};
+use super::wire::{Answer, Code, FinishedData, PieceData, RegisteredData};
+use crate::cluster::{CallError, Refused, Told};
+use crate::domain::{ClientId, Fault, TaskId};
+use crate::swarm::{Assignment, Decision, Refusal, Server};
+
+/// `POST /peer/registry`
+pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) -> Answer {
+    let registration = match registration::parse(content_type.as_deref(), &body) {
+        Ok(registration) => registration,
+        Err(BadRegistration::Body(status, message)) => return Answer::transport(status, message),
+        Err(BadRegistration::Param(bad)) => return illegal(&bad),
+        Err(BadRegistration::Url(why)) => return Answer::because(Code::UrlNotReachable, &format!("rawUrl {why}")),
+    };
+    match api.cluster.register(registration).await {
+        Ok(registered) => Answer::data(
+            Code::Success,
+            RegisteredData {
+                task_id: registered.task.to_string(),
+                file_length: registered.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
+                piece_size: registered.piece_size.bytes(),
+                cdn_source: "supernode",
+                as_seed: false,
+                seed_task_id: "",
+            },
+        ),
+        Err(CallError::Swarm(Refusal::EarlierGeneration)) => {
+            Answer::because(Code::UrlNotReachable, &Refusal::EarlierGeneration.to_string())
+        }
+        Err(error) => refusal(&error),
+    }
+}
+
+/// `GET /peer/task`
+pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> Answer {
+    let params = Params::of_query(&query);
+    let (task, client, told) = match read_task_call(&params) {
+        Ok(call) => call,
+        Err(bad) => return illegal(&bad),
+    };
+    if let Told::Finished { .. } = told {
+        return match api.cluster.report(&task, client, told).await {
+            Ok(()) => Answer::code(Code::Success),
+            Err(error) => refusal(&error),
+        };
+    }
+    match api.cluster.pull(&task, client.clone(), told).await {
+        Ok(Decision::Finished { md5, cached_length }) => {
+            Answer::data(Code::Finished, FinishedData { md5: md5.to_string(), file_length: cached_length })
+        }
+        Ok(Decision::Continue(assignments)) => {
+            let reader = Reader::new(&api, &params, &task, &client, local);
+            let pieces: Vec<PieceData> = assignments.iter().map(|assignment| reader.piece(assignment)).collect();
+            Answer::data(Code::Continue, pieces)
+        }
+        Ok(Decision::Wait { held, at_seed, source }) => {
+            Answer::message(Code::Wait, &format!("client sucCount:{held},cdn status:{source},cdn sucCount: {at_seed}"))
+        }
+        Ok(Decision::Failed(failure)) => {
+            let code = match failure.fault {
+                Fault::Source => Code::SourceError,
+                Fault::Supernode => Code::SourceFail,
+            };
+            Answer::because(code, &failure.reason)
+        }
+        Err(error) => refusal(&error),
+    }
+}
+
+/// `GET /peer/piece/suc`
+pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
+    let params = Params::of_query(&query);
+    let (task, client, range) = match read_piece_call(&params) {
+        Ok(call) => call,
+        Err(bad) => return illegal(&bad),
+    };
+    match api.cluster.report(&task, client.clone(), Told::Servable(range)).await {
+        Ok(()) => {
+            let version = api.cluster.introduction(&task, &client).map(|(version, _)| version).unwrap_or_default();
+            Answer::code(Dialect::of(&params, version).piece_accepted())
+        }
+        // Clients repeat this report on a status alone, and it must not be lost.
+        Err(error @ CallError::Commit(_)) => refusal(&error).with_status(StatusCode::SERVICE_UNAVAILABLE),
+        Err(error) => refusal(&error),
+    }
+}
+
+type TaskCall = (TaskId, ClientId, Told);
+
+fn read_task_call(params: &Params<'_>) -> Result<TaskCall, BadParam> {
+    let task = task_id(params)?;
+    let client = client_id(params, "srcCid")?;
+    let told = match params.number("status", "700, 701 or 702")? {
+        700_u16 => Told::Started,
+        701 => read_running(params)?,
+        702 => match result(params)? {
+            Some(501) => Told::Finished { success: true },
+            Some(500) => Told::Finished { success: false },
+            _ => return Err(BadParam::new("result", "must be 500 or 501 with status 702")),
+        },
+        _ => return Err(BadParam::new("status", "must be 700, 701 or 702")),
+    };
+    Ok((task, client, told))
+}
+
+fn read_running(params: &Params<'_>) -> Result<Told, BadParam> {
+    let result = result(params)?;
+    let range = match params.text("range")? {
+        "" => None,
+        text => Some(parse_piece_range(text).ok_or_else(|| BadParam::new("range", "must be like 0-4194303"))?),
+    };
+    match (result, range) {
+        (Some(502), _) | (Some(500 | 501 | 503) | None, None) => Ok(Told::Nothing),
+        (Some(501 | 503), Some(range)) => Ok(Told::Held(range)),
+        (Some(500), Some(range)) => Ok(Told::Failed { range, server: ClientId::parse(params.text("dstCid")?).ok() }),
+        (_, _) => Err(BadParam::new("result", "must be 500, 501, 502 or 503 with status 701")),
+    }
+}
+
+fn result(params: &Params<'_>) -> Result<Option<u16>, BadParam> {
+    if params.text("result")?.is_empty() {
+        return Ok(None);
+    }
+    params.number("result", "500, 501, 502 or 503").map(Some)
+}
+
+fn read_piece_call(params: &Params<'_>) -> Result<(TaskId, ClientId, std::ops::RangeInclusive<u64>), BadParam> {
+    let task = task_id(params)?;
+    let client = client_id(params, "cid")?;
+    let range = parse_piece_range(params.required("pieceRange")?).ok_or_else(|| BadParam::new("pieceRange", "must be like 0-4194303"))?;
+    Ok((task, client, range))
+}
+
+/// Writes pieces out for one client.
+struct Reader<'a> {
+    dialect: Dialect,
+    task: TaskId,
+    seed_host: String,
+    api: &'a Api,
+}
+
+impl<'a> Reader<'a> {
+    fn new(api: &'a Api, params: &Params<'_>, task: &TaskId, client: &ClientId, local: Option<SocketAddr>) -> Self {
+        let (version, seed_host) = api.cluster.introduction(task, client).unwrap_or_default();
+        // The name by which the client reaches us works behind NAT; else what the operator says; else where it came in.
+        let seed_host = if seed_host.is_empty() {
+            let advertised = api.cluster.config().advertise_ip;
+            advertised.or(local.map(|local| local.ip())).map(|ip| ip.to_canonical().to_string()).unwrap_or_default()
+        } else {
+            seed_host.to_string()
+        };
+        Self { dialect: Dialect::of(params, version), task: *task, seed_host, api }
+    }
+
+    fn piece(&self, assignment: &Assignment) -> PieceData {
+        let size = assignment.piece_size;
+        let range = size.slot_range(assignment.piece);
+        let (cid, peer_ip, peer_port, path) = match &assignment.server {
+            Server::Seed => {
+                let task = self.task.to_string();
+                let path = format!("/qtdown/{}/{task}", &task[..3]);
+                (format!("cdnnode:{}~{task}", self.seed_host), self.seed_host.clone(), self.api.download_port, path)
+            }
+            Server::Peer(endpoint) => (endpoint.client.to_string(), endpoint.ip.to_string(), endpoint.port, endpoint.path.to_string()),
+        };
+        PieceData {
+            range: format!("{}-{}", range.start(), range.end()),
+            piece_num: assignment.piece.0,
+            piece_size: size.bytes(),
+            piece_md5: assignment.digest.to_string(),
+            cid,
+            peer_ip,
+            peer_port,
+            path,
+            down_link: self.dialect.down_link(self.api.cluster.config().link_limit_kib),
+        }
+    }
+}
+
+fn illegal(bad: &BadParam) -> Answer {
+    Answer::because(Code::ParamIllegal, &format!("{} {}", bad.name, bad.why))
+}
+
+/// The one place where errors become codes.
+fn refusal(error: &CallError) -> Answer {
+    let code = match error {
+        CallError::UnknownTask(_) => Code::TargetNotFound,
+        CallError::Conflict(_) => Code::TaskConflict,
+        CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
+        CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
+        CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
+        CallError::Swarm(Refusal::PieceOutOfRange) => return illegal(&BadParam::new("range", "names a piece that the file does not have")),
+        CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
+        CallError::AskAgain => Code::WaitAuth,
+        CallError::Commit(_) => Code::SystemError,
+    };
+    Answer::because(code, &error.to_string())
+}

@@ -1,0 +1,179 @@
+//! The source of a task: one request at a time, and what its answer means.
+//!
+//! Owns how a source is asked (headers, range, validators, TLS) and what counts as an answer. A range is believed only
+//! where the answer proves it.
+//! Must not: retry, wait between requests, or keep bytes. That is `cdn`'s.
+
+mod content_range;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use reqwest::{Client, Response};
+use url::Url;
+
+use crate::domain::{TaskSpec, Validators};
+use content_range::{ContentRange, RequestedRange};
+
+/// How long a source may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a source may be silent before the request counts as stalled.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Redirects followed for one request.
+const REDIRECTS_MAX: usize = 10;
+/// Idle connections kept per host, and for how long: enough for a resumed download, not one for every task.
+const IDLE_CONNECTIONS_PER_HOST: usize = 2;
+const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
+
+/// Request headers that are ours to set, or that speak of a connection or body that is not there.
+const OWN_HEADERS: [HeaderName; 12] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::ACCEPT_ENCODING,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::UPGRADE,
+];
+
+/// Why a source gave no bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    #[error("the URL is not a valid http or https URL")]
+    Url,
+    #[error("the certificates that came with the task cannot be used")]
+    Certificates(#[source] reqwest::Error),
+    #[error("the source cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the source answered {0}")]
+    Status(StatusCode),
+    #[error("the source did not honour the range that was asked for")]
+    RangeIgnored,
+    #[error("the source has changed")]
+    Changed,
+    #[error("the source broke off")]
+    Broken(#[source] reqwest::Error),
+}
+
+/// A source that was asked for everything from some byte on.
+#[derive(Debug)]
+pub struct Answer {
+    /// Bytes of the whole content, if the source says.
+    pub length: Option<u64>,
+    /// The byte of the content at which the body starts: as asked, or 0.
+    pub start: u64,
+    pub validators: Validators,
+    body: Response,
+}
+
+impl Answer {
+    /// The next bytes of the body; `None` at its end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
+        self.body.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))
+    }
+}
+
+/// Asks sources.
+#[derive(Debug)]
+pub struct Source {
+    client: Client,
+}
+
+/// Checks that a text is a URL that can be fetched at all.
+pub fn parse_url(text: &str) -> Result<Url, OriginError> {
+    let url = Url::parse(text).map_err(|_| OriginError::Url)?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url).ok_or(OriginError::Url)
+}
+
+impl Source {
+    pub fn new() -> Result<Self, reqwest::Error> {
+        Ok(Self { client: builder().build()? })
+    }
+
+    /// Asks for the task's content from byte `from` on. With `from` above 0, `known` guards against mixing two contents;
+    /// the body then starts at `from` or, where the source will not or must not be asked for a range, at 0.
+    pub async fn ask(&self, spec: &TaskSpec, from: u64, known: &Validators) -> Result<Answer, OriginError> {
+        let url = parse_url(&spec.raw_url)?;
+        let asked = RequestedRange::of_task(spec.range());
+        // Without a validator nothing says that the rest belongs to what is here: the whole is asked for and compared.
+        let resumable = (from > 0).then(|| known.if_range()).flatten();
+        let range = asked.from(if resumable.is_some() { from } else { 0 });
+        let mut headers = client_headers(spec);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(range) = range.as_deref().and_then(|range| HeaderValue::from_str(range).ok()) {
+            headers.insert(header::RANGE, range);
+        }
+        if let Some(validator) = resumable.and_then(|validator| HeaderValue::from_str(validator).ok()) {
+            headers.insert(header::IF_RANGE, validator);
+        }
+        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
+        let response = response.map_err(|error| OriginError::Unreachable(error.without_url()))?;
+        read_answer(response, &asked, range.is_some(), known, from)
+    }
+
+    /// Certificates and leniency hold for the task that brought them and for no other.
+    fn client_for(&self, spec: &TaskSpec) -> Result<Client, OriginError> {
+        if !spec.insecure && spec.root_cas.is_empty() {
+            return Ok(self.client.clone());
+        }
+        let mut builder = builder().tls_danger_accept_invalid_certs(spec.insecure);
+        for pem in &spec.root_cas {
+            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        builder.build().map_err(OriginError::Certificates)
+    }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
+        .pool_idle_timeout(IDLE_CONNECTION_LIFE)
+        .http1_only()
+}
+
+/// The client's headers without those that are ours. A pair that is no valid header is left out: it cannot be sent.
+fn client_headers(spec: &TaskSpec) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &spec.headers {
+        if let (Ok(name), Ok(mut value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_str(value)) {
+            if !OWN_HEADERS.contains(&name) {
+                value.set_sensitive(true);
+                headers.append(name, value);
+            }
+        }
+    }
+    headers
+}
+
+fn read_answer(response: Response, asked: &RequestedRange, ranged: bool, known: &Validators, from: u64) -> Result<Answer, OriginError> {
+    let text = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
+    let content_range = text(header::CONTENT_RANGE).and_then(|value| ContentRange::parse(&value));
+    let (length, start) = match response.status() {
+        StatusCode::OK if asked.is_part() => return Err(OriginError::RangeIgnored),
+        StatusCode::OK => (response.content_length(), 0),
+        StatusCode::PARTIAL_CONTENT if ranged => {
+            let range = content_range.ok_or(OriginError::RangeIgnored)?;
+            asked.place(&range).filter(|(_, start)| *start == 0 || *start == from).ok_or(OriginError::RangeIgnored)?
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Err(OriginError::Changed),
+        status => return Err(OriginError::Status(status)),
+    };
+    if from > 0 && known.contradict(&validators) {
+        return Err(OriginError::Changed);
+    }
+    Ok(Answer { length, start, validators, body: response })
+}

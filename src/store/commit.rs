@@ -1,0 +1,495 @@
+//! Group commit: the one thread that writes, and what waits for it.
+//!
+//! A returned sled insert is not durable: it lies in sled's memory until a flush, and a flush does not sync. So requests
+//! hand their [`Change`]s to one thread, which writes all that wait as one atomic batch, flushes, syncs, and then lets
+//! everybody go. There is no window to wait for: a commit takes what has gathered during the one before it, so that a
+//! lone change costs one commit and a crowd shares one.
+//!
+//! Invariants: changes are written in the order in which they were submitted; those of one submission are written
+//! together or not at all; after a failure nothing is acknowledged until the database has been opened anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use sled::transaction::{TransactionError, Transactional};
+use sled::{Batch, IVec, Tree};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
+use super::schema::{client_key, piece_key, progress_key, source_key};
+use super::{Store, StoreError};
+use crate::domain::{Change, TaskId};
+
+/// Submissions that may wait at once. More wait for room before they change anything: backpressure, not growth.
+const QUEUE_SUBMISSIONS_MAX: usize = 8192;
+/// Submissions of one commit: enough to share its cost, few enough to keep its time in the milliseconds.
+const WINDOW_SUBMISSIONS_MAX: usize = 1024;
+/// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the process.
+    Process,
+    /// Loss of power as well: the database file is synced.
+    Power,
+}
+
+/// The database can no longer be written; the log says why. Nothing is acknowledged until it is opened anew.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the database can no longer be written")]
+pub struct CommitFailed;
+
+/// Owns every write to a [`Store`].
+#[derive(Debug)]
+pub struct Committer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    room: Arc<Semaphore>,
+    /// The last submission of which everything up to it is durable.
+    durable: AtomicU64,
+    failed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<Submission>,
+    submitted: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Submission {
+    changes: Vec<Change>,
+    durable: oneshot::Sender<()>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A place in the queue: taken before anything is changed in memory, so that what was changed can always be submitted.
+#[derive(Debug)]
+pub struct Room {
+    shared: Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Becomes durable.
+#[derive(Debug)]
+pub struct Ticket {
+    number: u64,
+    /// `None` when there is nothing to wait for.
+    durable: Option<oneshot::Receiver<()>>,
+}
+
+impl Committer {
+    /// Starts the thread that writes.
+    pub fn start(store: Arc<Store>, durability: Durability) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            room: Arc::new(Semaphore::new(QUEUE_SUBMISSIONS_MAX)),
+            durable: AtomicU64::new(0),
+            failed: watch::Sender::new(false),
+        });
+        let writer = Writer { shared: shared.clone(), store, durability };
+        let thread = std::thread::Builder::new().name("committer".into()).spawn(move || writer.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Waits for a place in the queue.
+    pub async fn room(&self) -> Result<Room, CommitFailed> {
+        let permit = self.shared.room.clone().acquire_owned().await.map_err(|_| CommitFailed)?;
+        Ok(Room { shared: self.shared.clone(), permit })
+    }
+
+    /// Returns when the database can no longer be written.
+    pub async fn failed(&self) {
+        let mut failed = self.shared.failed.subscribe();
+        // The sender lives as long as `self`.
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    /// Commits what is queued and stops the thread.
+    pub fn stop(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.arrived.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the thread has been noticed as a failure.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Room {
+    /// Hands changes over, in the order of calls. `after` is the ticket number of the latest change that the answer
+    /// speaks of: with no change of its own, an answer still waits for that one.
+    pub fn submit(self, changes: Vec<Change>, after: u64) -> Ticket {
+        if changes.is_empty() && self.shared.durable.load(Ordering::Acquire) >= after {
+            return Ticket { number: after, durable: None };
+        }
+        let (sender, receiver) = oneshot::channel();
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            // Nobody will write it; with its sender dropped, the ticket says so.
+            return Ticket { number: u64::MAX, durable: Some(receiver) };
+        }
+        queue.submitted += 1;
+        let number = queue.submitted;
+        queue.waiting.push(Submission { changes, durable: sender, _room: self.permit });
+        let first = queue.waiting.len() == 1;
+        drop(queue);
+        if first {
+            self.shared.arrived.notify_one();
+        }
+        Ticket { number, durable: Some(receiver) }
+    }
+}
+
+impl Ticket {
+    /// Grows from submission to submission.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub async fn durable(self) -> Result<(), CommitFailed> {
+        match self.durable {
+            None => Ok(()),
+            Some(durable) => durable.await.map_err(|_| CommitFailed),
+        }
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    durability: Durability,
+}
+
+/// Whatever ends the thread, a panic included, nobody waits for it any longer.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.room.close();
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        queue.waiting.clear();
+    }
+}
+
+impl Writer {
+    fn run(self) {
+        let fail = FailOnDrop(self.shared.failed.clone());
+        while let Some((window, last)) = self.next_window() {
+            if let Err(error) = self.commit(&window) {
+                tracing::error!(error = &error as &dyn std::error::Error, "database cannot be written; nothing is acknowledged any more");
+                return;
+            }
+            self.shared.durable.store(last, Ordering::Release);
+            for submission in window {
+                // Who no longer waits need not be told.
+                let _ = submission.durable.send(());
+            }
+        }
+        fail.disarm();
+    }
+
+    /// Everything that waits, up to the size of a window, and the number of its last submission; `None` at the end.
+    fn next_window(&self) -> Option<(Vec<Submission>, u64)> {
+        let mut queue = self.shared.queue.lock();
+        while queue.waiting.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            self.shared.arrived.wait(&mut queue);
+        }
+        let taken = queue.waiting.len().min(WINDOW_SUBMISSIONS_MAX);
+        let rest = queue.waiting.split_off(taken);
+        let window = std::mem::replace(&mut queue.waiting, rest);
+        let last = queue.submitted - queue.waiting.len() as u64;
+        Some((window, last))
+    }
+
+    fn commit(&self, window: &[Submission]) -> Result<(), StoreError> {
+        let mut batches = Batches::default();
+        for submission in window {
+            for change in &submission.changes {
+                if let Change::GenerationEnded { task } = change {
+                    // What is removed must be found, and what this window wrote before is found only when it is there.
+                    std::mem::take(&mut batches).apply(&self.store)?;
+                    batches.end_generation(&self.store, task)?;
+                } else {
+                    batches.add(change)?;
+                }
+            }
+        }
+        batches.apply(&self.store)?;
+        self.store.make_durable(self.durability)
+    }
+}
+
+/// Tells that the writer is gone unless it ended as it should.
+struct FailOnDrop(watch::Sender<bool>);
+
+impl FailOnDrop {
+    fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Table {
+    Sources,
+    Tasks,
+    Pieces,
+    Peers,
+    Clients,
+    Progress,
+}
+
+impl Table {
+    const fn tree(self, store: &Store) -> &Tree {
+        match self {
+            Self::Sources => &store.trees.sources,
+            Self::Tasks => &store.trees.tasks,
+            Self::Pieces => &store.trees.pieces,
+            Self::Peers => &store.trees.peers,
+            Self::Clients => &store.trees.clients,
+            Self::Progress => &store.trees.progress,
+        }
+    }
+}
+
+/// The writes of one window, by tree; of several to one key only the last is left.
+#[derive(Default)]
+struct Batches(BTreeMap<Table, Batch>);
+
+impl Batches {
+    fn add(&mut self, change: &Change) -> Result<(), StoreError> {
+        match change {
+            Change::TaskDefined(spec) => {
+                let bytes = encode("sources", &SourceV1::from(spec.as_ref()))?;
+                let mut chunks = 0;
+                for chunk in bytes.chunks(CHUNK_BYTES) {
+                    self.put(Table::Sources, source_key(&spec.id, chunks).as_slice(), chunk);
+                    chunks += 1;
+                }
+                // A shorter record than before ends where its own chunks end.
+                self.0.entry(Table::Sources).or_default().remove(source_key(&spec.id, chunks).as_slice());
+            }
+            Change::TaskProgressed { task, status } => {
+                self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV1::from(status))?);
+            }
+            Change::PieceStored { task, piece, digest } => {
+                self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, true))?);
+            }
+            Change::PieceLost { task, piece, digest } => {
+                self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, false))?);
+            }
+            Change::PeerSeen(peer) => self.put(Table::Peers, peer.id.as_str().as_bytes(), encode("peers", &PeerV1::from(peer.as_ref()))?),
+            Change::ClientChanged(client) => {
+                self.put(Table::Clients, client_key(&client.task, &client.id), encode("clients", &ClientV1::from(client))?);
+            }
+            Change::ClientProgressed { task, client, chunk, held, servable } => {
+                let record = ProgressV1 { held: held.clone(), servable: servable.clone() };
+                self.put(Table::Progress, progress_key(task, client, *chunk), encode("progress", &record)?);
+            }
+            Change::GenerationEnded { .. } => unreachable!("ended by end_generation, which must look into the database"),
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, table: Table, key: impl Into<IVec>, value: impl Into<IVec>) {
+        self.0.entry(table).or_default().insert(key, value);
+    }
+
+    fn end_generation(&mut self, store: &Store, task: &TaskId) -> Result<(), StoreError> {
+        for table in [Table::Pieces, Table::Progress] {
+            for key in table.tree(store).scan_prefix(task.as_bytes()).keys() {
+                let key = key.map_err(StoreError::sled("read what a generation left"))?;
+                self.0.entry(table).or_default().remove(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything as one: after a crash all of it is there, or nothing.
+    fn apply(self, store: &Store) -> Result<(), StoreError> {
+        let mut batches: Vec<(&Tree, Batch)> = self.0.into_iter().map(|(table, batch)| (table.tree(store), batch)).collect();
+        if batches.len() <= 1 {
+            // The usual window is progress alone, and a plain batch costs half of a transaction, which reads what it writes.
+            return match batches.pop() {
+                Some((tree, batch)) => tree.apply_batch(batch).map_err(StoreError::sled("write a batch")),
+                None => Ok(()),
+            };
+        }
+        let (trees, batches): (Vec<&Tree>, Vec<Batch>) = batches.into_iter().unzip();
+        let written = trees.as_slice().transaction(|views| {
+            for (view, batch) in views.iter().zip(&batches) {
+                view.apply_batch(batch)?;
+            }
+            Ok(())
+        });
+        written.map_err(|error: TransactionError<()>| match error {
+            TransactionError::Storage(source) => StoreError::Sled { operation: "write a batch", source },
+            TransactionError::Abort(()) => unreachable!("no transaction here aborts"),
+        })
+    }
+}
+
+fn encode(tree: &'static str, record: &impl Record) -> Result<Vec<u8>, StoreError> {
+    record.encode().map_err(|source: RecordError| StoreError::Record { tree, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
+        Validators,
+    };
+
+    fn spec(headers: Vec<(String, String)>) -> TaskSpec {
+        TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f?x=1".into(),
+            task_url: "http://h/f".into(),
+            md5: None,
+            identifier: Some("build-42".into()),
+            headers,
+            insecure: true,
+            root_cas: vec![vec![1; 100_000]],
+        }
+    }
+
+    fn everything(spec: &TaskSpec) -> Vec<Change> {
+        let client = ClientId::parse("c-1").expect("a valid id");
+        let status = TaskStatus {
+            generation: Generation::FIRST,
+            piece_size: PieceSize::DEFAULT,
+            length: Some(5_000_000),
+            validators: Validators { etag: Some("\"e\"".into()), last_modified: None },
+            state: SourceState::Running,
+        };
+        let digest = PieceDigest { md5: Md5Digest([1; 16]), content_len: 7 };
+        vec![
+            Change::TaskDefined(Arc::new(spec.clone())),
+            Change::TaskProgressed { task: spec.id, status },
+            Change::PieceStored { task: spec.id, piece: PieceNumber(0), digest },
+            Change::PieceStored { task: spec.id, piece: PieceNumber(1), digest },
+            Change::PieceLost { task: spec.id, piece: PieceNumber(1), digest },
+            Change::PeerSeen(Arc::new(Peer {
+                id: client.clone(),
+                ip: [10, 0, 0, 1].into(),
+                port: 15001,
+                host_name: "host".into(),
+                version: "1.0.6".into(),
+                seed_host: "10.0.0.9".into(),
+            })),
+            Change::ClientChanged(Client {
+                task: spec.id,
+                id: client.clone(),
+                ordinal: 3,
+                generation: Generation::FIRST,
+                state: ClientState::Running,
+                path: "/peer/file/x".into(),
+                gone: false,
+                serve_errors: 1,
+                download_errors: 2,
+            }),
+            Change::ClientProgressed { task: spec.id, client, chunk: 1, held: vec![5], servable: vec![1] },
+        ]
+    }
+
+    async fn commit(committer: &Committer, changes: Vec<Change>) -> Ticket {
+        committer.room().await.expect("room").submit(changes, 0)
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_is_read_back_by_the_next_process() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spec = spec(vec![("Authorization".into(), "Bearer x".into())]);
+        {
+            let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+            assert_eq!(store.boot(), 1);
+            let committer = Committer::start(store, Durability::Power).expect("a thread");
+            commit(&committer, everything(&spec)).await.durable().await.expect("durable");
+        }
+        let store = Store::open(dir.path()).expect("the same database");
+        assert_eq!(store.boot(), 2);
+        assert_eq!(store.task_ids().expect("readable"), [spec.id]);
+        let rows = store.task(&spec.id).expect("readable").expect("there");
+        assert!(rows.spec == spec, "a record larger than a chunk comes back whole");
+        assert_eq!(rows.status.length, Some(5_000_000));
+        assert_eq!(rows.pieces.iter().map(|(piece, _, stored)| (piece.0, *stored)).collect::<Vec<_>>(), [(0, true), (1, false)]);
+        assert_eq!((rows.clients[0].ordinal, rows.clients[0].download_errors), (3, 2));
+        let held: Vec<u32> = rows.progress[0].1.held.iter().map(|piece| piece.0).collect();
+        assert_eq!(held, [512, 514]);
+        let peers: Vec<Peer> = store.peers().collect::<Result<_, _>>().expect("readable");
+        assert_eq!(peers, [store.peer(&peers[0].id).expect("readable").expect("there")]);
+    }
+
+    #[tokio::test]
+    async fn an_ended_generation_leaves_no_pieces_and_no_progress_but_its_clients() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store.clone(), Durability::Process).expect("a thread");
+        let spec = spec(Vec::new());
+        // In one submission with what it ends: the order within a window counts.
+        let mut changes = everything(&spec);
+        changes.push(Change::GenerationEnded { task: spec.id });
+        let digest = PieceDigest { md5: Md5Digest([2; 16]), content_len: 9 };
+        changes.push(Change::PieceStored { task: spec.id, piece: PieceNumber(4), digest });
+        commit(&committer, changes).await.durable().await.expect("durable");
+        let rows = store.task(&spec.id).expect("readable").expect("there");
+        assert_eq!(rows.pieces, [(PieceNumber(4), digest, true)]);
+        assert!(rows.progress.is_empty());
+        assert_eq!(rows.clients.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_changes_waits_for_the_change_it_speaks_of() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store, Durability::Process).expect("a thread");
+        let first = commit(&committer, everything(&spec(Vec::new()))).await;
+        let number = first.number();
+        let second = committer.room().await.expect("room").submit(Vec::new(), number);
+        second.durable().await.expect("durable");
+        assert!(committer.shared.durable.load(Ordering::Acquire) >= number);
+        first.durable().await.expect("durable");
+        let third = committer.room().await.expect("room").submit(Vec::new(), number);
+        assert!(third.durable.is_none(), "nothing is left to wait for");
+    }
+
+    #[tokio::test]
+    async fn what_was_submitted_before_a_stop_is_committed_and_later_ones_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store, Durability::Process).expect("a thread");
+        let ticket = commit(&committer, everything(&spec(Vec::new()))).await;
+        committer.stop();
+        ticket.durable().await.expect("durable");
+        assert!(committer.room().await.is_err());
+        assert!(!*committer.shared.failed.borrow(), "an orderly stop is no failure");
+    }
+}

@@ -1,0 +1,118 @@
+//! Reading what is stored: for recovery and for `dump`.
+
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
+use super::schema::{parse_client, parse_piece, parse_progress, source_key, split_task};
+use super::{Store, StoreError};
+use crate::domain::{Client, ClientId, Peer, PieceDigest, PieceNumber, PieceSet, TaskId, TaskSpec, TaskStatus};
+
+/// A client's pieces of one task.
+#[derive(Debug, Default)]
+pub struct StoredProgress {
+    pub held: PieceSet,
+    pub servable: PieceSet,
+}
+
+/// Everything stored about one task, its rows in the order of their keys.
+#[derive(Debug)]
+pub struct TaskRows {
+    pub spec: TaskSpec,
+    pub status: TaskStatus,
+    /// Piece, digest, and whether the bytes are on disk.
+    pub pieces: Vec<(PieceNumber, PieceDigest, bool)>,
+    pub clients: Vec<Client>,
+    pub progress: Vec<(ClientId, StoredProgress)>,
+}
+
+impl Store {
+    /// The ids of all tasks, ascending.
+    pub fn task_ids(&self) -> Result<Vec<TaskId>, StoreError> {
+        let ids = self.trees.tasks.iter().keys().map(|key| {
+            let key = key.map_err(StoreError::sled("read the tasks"))?;
+            split_task(&key).map(|(task, _)| task).ok_or_else(|| bad_key("tasks"))
+        });
+        ids.collect()
+    }
+
+    /// Everything about one task; `None` when there is no such task.
+    pub fn task(&self, id: &TaskId) -> Result<Option<TaskRows>, StoreError> {
+        let Some(status) = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))? else {
+            return Ok(None);
+        };
+        let status = TaskV1::decode(&status).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))?;
+        let spec = self.source(id)?;
+        Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
+    }
+
+    /// What a client says of itself.
+    pub fn peer(&self, id: &ClientId) -> Result<Option<Peer>, StoreError> {
+        let bytes = self.trees.peers.get(id.as_str()).map_err(StoreError::sled("read a peer"))?;
+        let decode = |bytes: sled::IVec| PeerV1::decode(&bytes).map(|record| record.into_domain(id.clone())).map_err(in_tree("peers"));
+        bytes.map(decode).transpose()
+    }
+
+    /// All peers, in the order of their ids.
+    pub fn peers(&self) -> impl Iterator<Item = Result<Peer, StoreError>> {
+        self.trees.peers.iter().map(|row| {
+            let (key, value) = row.map_err(StoreError::sled("read the peers"))?;
+            let id = parse_client(&key).ok_or_else(|| bad_key("peers"))?;
+            Ok(PeerV1::decode(&value).map_err(in_tree("peers"))?.into_domain(id))
+        })
+    }
+
+    /// What a task fetches, put together from the chunks of its record.
+    fn source(&self, id: &TaskId) -> Result<TaskSpec, StoreError> {
+        let mut bytes = Vec::new();
+        for chunk in 0.. {
+            match self.trees.sources.get(source_key(id, chunk)).map_err(StoreError::sled("read a source"))? {
+                Some(part) => bytes.extend_from_slice(&part),
+                None => break,
+            }
+        }
+        Ok(SourceV1::decode(&bytes).map_err(in_tree("sources"))?.into_domain(*id))
+    }
+
+    fn pieces(&self, task: &TaskId) -> Result<Vec<(PieceNumber, PieceDigest, bool)>, StoreError> {
+        let rows = self.trees.pieces.scan_prefix(task.as_bytes()).map(|row| {
+            let (key, value) = row.map_err(StoreError::sled("read the pieces"))?;
+            let piece = split_task(&key).and_then(|(_, rest)| parse_piece(rest)).ok_or_else(|| bad_key("pieces"))?;
+            let record = PieceV1::decode(&value).map_err(in_tree("pieces"))?;
+            Ok((piece, record.digest(), record.stored()))
+        });
+        rows.collect()
+    }
+
+    fn clients(&self, task: &TaskId) -> Result<Vec<Client>, StoreError> {
+        let rows = self.trees.clients.scan_prefix(task.as_bytes()).map(|row| {
+            let (key, value) = row.map_err(StoreError::sled("read the clients"))?;
+            let id = split_task(&key).and_then(|(_, rest)| parse_client(rest)).ok_or_else(|| bad_key("clients"))?;
+            Ok(ClientV1::decode(&value).map_err(in_tree("clients"))?.into_domain(*task, id))
+        });
+        rows.collect()
+    }
+
+    fn progress(&self, task: &TaskId) -> Result<Vec<(ClientId, StoredProgress)>, StoreError> {
+        let mut clients: Vec<(ClientId, StoredProgress)> = Vec::new();
+        for row in self.trees.progress.scan_prefix(task.as_bytes()) {
+            let (key, value) = row.map_err(StoreError::sled("read the progress"))?;
+            let (id, chunk) = split_task(&key).and_then(|(_, rest)| parse_progress(rest)).ok_or_else(|| bad_key("progress"))?;
+            let record = ProgressV1::decode(&value).map_err(in_tree("progress"))?;
+            // A client's chunks follow each other.
+            if clients.last().is_none_or(|(last, _)| *last != id) {
+                clients.push((id, StoredProgress::default()));
+            }
+            if let Some((_, progress)) = clients.last_mut() {
+                progress.held.insert_chunk(chunk, &record.held);
+                progress.servable.insert_chunk(chunk, &record.servable);
+            }
+        }
+        Ok(clients)
+    }
+}
+
+fn in_tree(tree: &'static str) -> impl FnOnce(RecordError) -> StoreError {
+    move |source| StoreError::Record { tree, source }
+}
+
+fn bad_key(tree: &'static str) -> StoreError {
+    in_tree(tree)(RecordError::Key)
+}

@@ -1,0 +1,306 @@
+//! Records as they are on disk: frozen structs, one version byte and a bincode payload each.
+//!
+//! A struct here never changes once released. A new shape is a new struct with a new version, a step in `migrations/`,
+//! and a fixture of the old one. (bincode neither fills in missing fields nor minds trailing bytes by itself, so that a
+//! changed struct would misread old bytes instead of refusing them.)
+
+use bincode::Options;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, SourceState, TaskId, TaskSpec,
+    TaskStatus, Validators,
+};
+
+/// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
+const RECORD_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Why bytes are not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("the record is empty")]
+    Empty,
+    #[error("the record has version {found}, expected {expected}")]
+    Version { found: u8, expected: u8 },
+    #[error("the record's payload does not decode")]
+    Payload(#[from] bincode::Error),
+    #[error("the record's {field} is not valid")]
+    Value { field: &'static str },
+    #[error("the record's key is not valid")]
+    Key,
+}
+
+/// A struct with a place on disk.
+pub trait Record: Serialize + DeserializeOwned {
+    const VERSION: u8;
+
+    fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        let mut bytes = vec![Self::VERSION];
+        options().serialize_into(&mut bytes, self)?;
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (&found, payload) = bytes.split_first().ok_or(RecordError::Empty)?;
+        if found != Self::VERSION {
+            return Err(RecordError::Version { found, expected: Self::VERSION });
+        }
+        Ok(options().deserialize(payload)?)
+    }
+}
+
+/// Fixed-width integers, and trailing bytes are an error.
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(RECORD_MAX_BYTES)
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct SourceV1 {
+    raw_url: String,
+    task_url: String,
+    md5: Option<String>,
+    identifier: Option<String>,
+    headers: Vec<(String, String)>,
+    insecure: bool,
+    root_cas: Vec<Vec<u8>>,
+}
+
+impl Record for SourceV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&TaskSpec> for SourceV1 {
+    fn from(spec: &TaskSpec) -> Self {
+        Self {
+            raw_url: spec.raw_url.clone(),
+            task_url: spec.task_url.clone(),
+            md5: spec.md5.clone(),
+            identifier: spec.identifier.clone(),
+            headers: spec.headers.clone(),
+            insecure: spec.insecure,
+            root_cas: spec.root_cas.clone(),
+        }
+    }
+}
+
+impl SourceV1 {
+    pub fn into_domain(self, id: TaskId) -> TaskSpec {
+        let Self { raw_url, task_url, md5, identifier, headers, insecure, root_cas } = self;
+        TaskSpec { id, raw_url, task_url, md5, identifier, headers, insecure, root_cas }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct TaskV1 {
+    generation: u32,
+    piece_size: u32,
+    length: Option<u64>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    state: SourceStateV1,
+}
+
+#[derive(Serialize, Deserialize)]
+enum SourceStateV1 {
+    Waiting,
+    Running,
+    Success { md5: [u8; 16], length: u64 },
+    FailedAtSource { discard: bool, reason: String },
+    FailedHere { discard: bool, reason: String },
+}
+
+impl Record for TaskV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&TaskStatus> for TaskV1 {
+    fn from(status: &TaskStatus) -> Self {
+        Self {
+            generation: status.generation.0,
+            piece_size: status.piece_size.bytes(),
+            length: status.length,
+            etag: status.validators.etag.clone(),
+            last_modified: status.validators.last_modified.clone(),
+            state: match &status.state {
+                SourceState::Waiting => SourceStateV1::Waiting,
+                SourceState::Running => SourceStateV1::Running,
+                SourceState::Success { md5, length } => SourceStateV1::Success { md5: md5.0, length: *length },
+                SourceState::Failed(Failure { fault, discard, reason }) => {
+                    let (discard, reason) = (*discard, reason.clone());
+                    match fault {
+                        Fault::Source => SourceStateV1::FailedAtSource { discard, reason },
+                        Fault::Supernode => SourceStateV1::FailedHere { discard, reason },
+                    }
+                }
+            },
+        }
+    }
+}
+
+impl TryFrom<TaskV1> for TaskStatus {
+    type Error = RecordError;
+
+    fn try_from(record: TaskV1) -> Result<Self, RecordError> {
+        let failed = |fault, discard, reason| SourceState::Failed(Failure { fault, discard, reason });
+        Ok(Self {
+            generation: Generation(record.generation),
+            piece_size: PieceSize::new(record.piece_size).map_err(|_| RecordError::Value { field: "piece size" })?,
+            length: record.length,
+            validators: Validators { etag: record.etag, last_modified: record.last_modified },
+            state: match record.state {
+                SourceStateV1::Waiting => SourceState::Waiting,
+                SourceStateV1::Running => SourceState::Running,
+                SourceStateV1::Success { md5, length } => SourceState::Success { md5: Md5Digest(md5), length },
+                SourceStateV1::FailedAtSource { discard, reason } => failed(Fault::Source, discard, reason),
+                SourceStateV1::FailedHere { discard, reason } => failed(Fault::Supernode, discard, reason),
+            },
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct PieceV1 {
+    md5: [u8; 16],
+    content_len: u32,
+    stored: bool,
+}
+
+impl Record for PieceV1 {
+    const VERSION: u8 = 1;
+}
+
+impl PieceV1 {
+    pub const fn new(digest: &PieceDigest, stored: bool) -> Self {
+        Self { md5: digest.md5.0, content_len: digest.content_len, stored }
+    }
+
+    pub const fn digest(&self) -> PieceDigest {
+        PieceDigest { md5: Md5Digest(self.md5), content_len: self.content_len }
+    }
+
+    pub const fn stored(&self) -> bool {
+        self.stored
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct PeerV1 {
+    ip: std::net::IpAddr,
+    port: u16,
+    host_name: String,
+    version: String,
+    seed_host: String,
+}
+
+impl Record for PeerV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&Peer> for PeerV1 {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            ip: peer.ip,
+            port: peer.port,
+            host_name: peer.host_name.clone(),
+            version: peer.version.clone(),
+            seed_host: peer.seed_host.to_string(),
+        }
+    }
+}
+
+impl PeerV1 {
+    pub fn into_domain(self, id: ClientId) -> Peer {
+        let Self { ip, port, host_name, version, seed_host } = self;
+        Peer { id, ip, port, host_name, version, seed_host: seed_host.into() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct ClientV1 {
+    ordinal: u32,
+    generation: u32,
+    state: ClientStateV1,
+    path: String,
+    gone: bool,
+    serve_errors: u8,
+    download_errors: u8,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ClientStateV1 {
+    Waiting,
+    Running,
+    Success,
+    Fail,
+}
+
+impl Record for ClientV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&Client> for ClientV1 {
+    fn from(client: &Client) -> Self {
+        Self {
+            ordinal: client.ordinal,
+            generation: client.generation.0,
+            state: match client.state {
+                ClientState::Waiting => ClientStateV1::Waiting,
+                ClientState::Running => ClientStateV1::Running,
+                ClientState::Success => ClientStateV1::Success,
+                ClientState::Fail => ClientStateV1::Fail,
+            },
+            path: client.path.to_string(),
+            gone: client.gone,
+            serve_errors: client.serve_errors,
+            download_errors: client.download_errors,
+        }
+    }
+}
+
+impl ClientV1 {
+    pub fn into_domain(self, task: TaskId, id: ClientId) -> Client {
+        let Self { ordinal, generation, state, path, gone, serve_errors, download_errors } = self;
+        let state = match state {
+            ClientStateV1::Waiting => ClientState::Waiting,
+            ClientStateV1::Running => ClientState::Running,
+            ClientStateV1::Success => ClientState::Success,
+            ClientStateV1::Fail => ClientState::Fail,
+        };
+        Client { task, id, ordinal, generation: Generation(generation), state, path: path.into(), gone, serve_errors, download_errors }
+    }
+}
+
+/// Bits of one chunk of 512 pieces, little-endian, without trailing zero bytes.
+#[derive(Serialize, Deserialize)]
+pub struct ProgressV1 {
+    pub held: Vec<u8>,
+    pub servable: Vec<u8>,
+}
+
+impl Record for ProgressV1 {
+    const VERSION: u8 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_refuses_other_versions_missing_bytes_and_trailing_bytes() {
+        let bytes = ProgressV1 { held: vec![3], servable: vec![1] }.encode().expect("it encodes");
+        assert!(ProgressV1::decode(&bytes).is_ok());
+        assert!(matches!(ProgressV1::decode(&[]), Err(RecordError::Empty)));
+        assert!(matches!(ProgressV1::decode(&[2]), Err(RecordError::Version { found: 2, expected: 1 })));
+        assert!(matches!(ProgressV1::decode(&bytes[..bytes.len() - 1]), Err(RecordError::Payload(_))));
+        assert!(matches!(ProgressV1::decode(&[bytes.as_slice(), &[0]].concat()), Err(RecordError::Payload(_))));
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_stay_what_they_are() {
+        let bytes = ProgressV1 { held: vec![3], servable: vec![1] }.encode().expect("it encodes");
+        assert_eq!(hex::encode(bytes), "01010000000000000003010000000000000001");
+        let piece = PieceV1::new(&PieceDigest { md5: Md5Digest([7; 16]), content_len: 3 }, true);
+        assert_eq!(hex::encode(piece.encode().expect("it encodes")), "01070707070707070707070707070707070300000001");
+    }
+}

@@ -1,0 +1,124 @@
+//! Which trees there are, and their keys.
+
+use sled::{IVec, Tree};
+
+use super::StoreError;
+use crate::domain::{ClientId, PieceNumber, TaskId};
+
+/// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
+pub const SCHEMA_KEY: &[u8] = b"schema";
+const BOOT_KEY: &[u8] = b"boot";
+
+/// Bytes of a task id, which every key but a peer's begins with.
+const TASK_BYTES: usize = 32;
+
+/// The open trees.
+#[derive(Debug)]
+pub struct Trees {
+    pub meta: Tree,
+    pub sources: Tree,
+    pub tasks: Tree,
+    pub pieces: Tree,
+    pub peers: Tree,
+    pub clients: Tree,
+    pub progress: Tree,
+}
+
+impl Trees {
+    pub fn open(db: &sled::Db) -> Result<Self, StoreError> {
+        let open = |name: &str| db.open_tree(name).map_err(StoreError::sled("open a tree"));
+        Ok(Self {
+            meta: open("meta")?,
+            sources: open("sources")?,
+            tasks: open("tasks")?,
+            pieces: open("pieces")?,
+            peers: open("peers")?,
+            clients: open("clients")?,
+            progress: open("progress")?,
+        })
+    }
+
+    /// One more service has opened this database; tells how many have.
+    pub fn count_boot(&self) -> Result<u64, StoreError> {
+        let count = |old: Option<&[u8]>| {
+            let boots = old.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+            Some(IVec::from(&(boots + 1).to_be_bytes()))
+        };
+        let counted = self.meta.update_and_fetch(BOOT_KEY, count).map_err(StoreError::sled("count the boot"))?;
+        Ok(counted.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+}
+
+pub fn source_key(task: &TaskId, chunk: u16) -> [u8; TASK_BYTES + 2] {
+    let mut key = [0; TASK_BYTES + 2];
+    key[..TASK_BYTES].copy_from_slice(task.as_bytes());
+    key[TASK_BYTES..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+pub fn piece_key(task: &TaskId, piece: PieceNumber) -> [u8; TASK_BYTES + 4] {
+    let mut key = [0; TASK_BYTES + 4];
+    key[..TASK_BYTES].copy_from_slice(task.as_bytes());
+    key[TASK_BYTES..].copy_from_slice(&piece.0.to_be_bytes());
+    key
+}
+
+pub fn client_key(task: &TaskId, client: &ClientId) -> Vec<u8> {
+    [task.as_bytes(), client.as_str().as_bytes()].concat()
+}
+
+/// The client's length stands before it, so that no client's keys are among those of a client whose id begins like it.
+pub fn progress_key(task: &TaskId, client: &ClientId, chunk: u32) -> Vec<u8> {
+    let id = client.as_str().as_bytes();
+    // A client id has at most 255 bytes by construction.
+    let length = [u8::try_from(id.len()).unwrap_or(u8::MAX)];
+    [task.as_bytes().as_slice(), &length, id, &chunk.to_be_bytes()].concat()
+}
+
+/// The task that a key begins with, and the rest of the key.
+pub fn split_task(key: &[u8]) -> Option<(TaskId, &[u8])> {
+    let (task, rest) = key.split_first_chunk::<TASK_BYTES>()?;
+    Some((TaskId::from_bytes(*task), rest))
+}
+
+pub fn parse_piece(rest: &[u8]) -> Option<PieceNumber> {
+    Some(PieceNumber(u32::from_be_bytes(rest.try_into().ok()?)))
+}
+
+pub fn parse_client(bytes: &[u8]) -> Option<ClientId> {
+    ClientId::parse(std::str::from_utf8(bytes).ok()?).ok()
+}
+
+/// The client and chunk of a progress key without its task.
+pub fn parse_progress(rest: &[u8]) -> Option<(ClientId, u32)> {
+    let (&length, rest) = rest.split_first()?;
+    let (client, chunk) = rest.split_at_checked(usize::from(length))?;
+    Some((parse_client(client)?, u32::from_be_bytes(chunk.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_back() {
+        let task = TaskId::derive("http://h/f", "", "");
+        let client = ClientId::parse("127.0.0.1-1-2.3").expect("a valid id");
+        let key = progress_key(&task, &client, 7);
+        let (read, rest) = split_task(&key).expect("a task");
+        assert_eq!((read, parse_progress(rest)), (task, Some((client.clone(), 7))));
+        let key = piece_key(&task, PieceNumber(258));
+        assert_eq!(split_task(&key).map(|(_, rest)| parse_piece(rest)), Some(Some(PieceNumber(258))));
+        let key = client_key(&task, &client);
+        assert_eq!(split_task(&key).map(|(_, rest)| parse_client(rest)), Some(Some(client)));
+    }
+
+    #[test]
+    fn pieces_sort_by_number() {
+        let task = TaskId::derive("http://h/f", "", "");
+        assert!(piece_key(&task, PieceNumber(255)) < piece_key(&task, PieceNumber(256)));
+    }
+}
