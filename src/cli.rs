@@ -21,7 +21,8 @@ pub struct Cli {
     pub serve: ServeArgs,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 the home is in use by a running service.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 the home is in use by a running service.
 Environment: SUPERNODE_LOG sets what is logged, for example \"info\" (the default), \"debug\" or \"supernode::cdn=trace\".";
 
 #[derive(Debug, Subcommand)]

@@ -43,7 +43,11 @@ pub struct Known {
 /// Keeps what the worker finds out. Every method returns once it is durable.
 pub trait Ledger: Send + Sync {
     /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
-    fn answered(&self, length: Option<u64>, validators: Validators) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    fn answered(
+        &self,
+        length: Option<u64>,
+        validators: Validators,
+    ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
     /// A piece is on disk and synced.
     fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// A piece that was stored is not as it was.
@@ -253,7 +257,13 @@ impl Download {
     }
 
     /// Cuts the body into pieces and stores them. While one is being stored, the next is being filled.
-    async fn take_body(&mut self, spec: &TaskSpec, mut body: Body<'_>, file: &Arc<PieceFile>, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+    async fn take_body(
+        &mut self,
+        spec: &TaskSpec,
+        mut body: Body<'_>,
+        file: &Arc<PieceFile>,
+        ledger: &impl Ledger,
+    ) -> Result<Fetched, FetchError> {
         let mut received = body.answer.start;
         let mut next = body.next_slot().await?;
         loop {

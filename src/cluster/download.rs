@@ -3,7 +3,7 @@
 use crate::domain::{PieceNumber, TaskId};
 use crate::pieces::PieceFile;
 
-use super::{CallError, Cluster};
+use super::Cluster;
 
 /// A run of bytes that is on disk, verified and recorded.
 #[derive(Debug)]
@@ -37,10 +37,7 @@ impl Cluster {
     /// Bytes `first` to `last` of a task's cached file, clipped at the end of what is there; the whole of it for `None`.
     /// Blocks on opening the file.
     pub fn readable(&self, task: &TaskId, range: Option<(u64, u64)>) -> Result<Readable, Unreadable> {
-        let cell = match self.cell(task) {
-            Ok(cell) => cell,
-            Err(CallError::UnknownTask(_)) | Err(_) => return Err(Unreadable::UnknownTask),
-        };
+        let cell = self.cell(task).map_err(|_| Unreadable::UnknownTask)?;
         let (piece_size, generation, total, first, last) = {
             let inner = cell.lock();
             let swarm = &inner.swarm;

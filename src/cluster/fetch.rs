@@ -141,7 +141,8 @@ impl Ledger for CellLedger<'_> {
             let before = inner.swarm.status();
             // A client that was told a piece size keeps it, whatever the length turns out to be.
             let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
-            let status = TaskStatus { generation: before.generation, piece_size, length, validators, state: SourceState::Running };
+            let status =
+                TaskStatus { generation: before.generation, piece_size, length, validators, state: SourceState::Running };
             effects.changes.extend(inner.define(&self.cell.spec));
             let event = Event::SourceAnswered(status);
             inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;

@@ -35,7 +35,12 @@ pub enum Row {
         source_md5: Option<String>,
     },
     #[serde(rename_all = "camelCase")]
-    Piece { task: String, piece: u32, piece_md5: String, stored: bool },
+    Piece {
+        task: String,
+        piece: u32,
+        piece_md5: String,
+        stored: bool,
+    },
     #[serde(rename_all = "camelCase")]
     Client {
         task: String,
@@ -47,9 +52,20 @@ pub enum Row {
         download_errors: u8,
         generation: u32,
     },
-    Progress { task: String, client: String, held: Vec<u32>, servable: Vec<u32> },
+    Progress {
+        task: String,
+        client: String,
+        held: Vec<u32>,
+        servable: Vec<u32>,
+    },
     #[serde(rename_all = "camelCase")]
-    Peer { client: String, ip: String, port: u16, host_name: String, version: String },
+    Peer {
+        client: String,
+        ip: String,
+        port: u16,
+        host_name: String,
+        version: String,
+    },
 }
 
 /// Hands every stored row to `each`, tasks first with what belongs to them, then the peers; of one task alone if named.
@@ -86,7 +102,13 @@ pub fn walk(store: &Store, only: Option<&TaskId>, each: &mut dyn FnMut(Row) -> b
 }
 
 fn peer_row(peer: crate::domain::Peer) -> Row {
-    Row::Peer { client: peer.id.to_string(), ip: peer.ip.to_string(), port: peer.port, host_name: peer.host_name, version: peer.version }
+    Row::Peer {
+        client: peer.id.to_string(),
+        ip: peer.ip.to_string(),
+        port: peer.port,
+        host_name: peer.host_name,
+        version: peer.version,
+    }
 }
 
 fn rows_of(rows: TaskRows) -> impl Iterator<Item = Row> {

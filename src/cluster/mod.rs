@@ -32,8 +32,8 @@ use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
 use cell::Cell;
 pub use download::{Readable, Unreadable};
-pub use refusals::Refused;
 pub use pull::Told;
+pub use refusals::Refused;
 pub use register::{Registered, Registration, check_url};
 
 /// How often overdue and expired leases are looked for.

@@ -17,8 +17,13 @@ pub enum Told {
     Nothing,
     Held(RangeInclusive<u64>),
     Servable(RangeInclusive<u64>),
-    Failed { range: RangeInclusive<u64>, server: Option<ClientId> },
-    Finished { success: bool },
+    Failed {
+        range: RangeInclusive<u64>,
+        server: Option<ClientId>,
+    },
+    Finished {
+        success: bool,
+    },
 }
 
 impl Told {

@@ -77,7 +77,12 @@ impl Cluster {
 }
 
 /// A recorded piece was synced before its record was written. Where its bytes are gone all the same, somebody took them.
-fn is_on_disk(task: &TaskId, file: Option<&PieceFile>, piece: crate::domain::PieceNumber, digest: &crate::domain::PieceDigest) -> bool {
+fn is_on_disk(
+    task: &TaskId,
+    file: Option<&PieceFile>,
+    piece: crate::domain::PieceNumber,
+    digest: &crate::domain::PieceDigest,
+) -> bool {
     let on_disk = file.is_some_and(|file| file.reaches(piece, digest).unwrap_or(false));
     if !on_disk {
         tracing::warn!(%task, %piece, "recorded piece is not on disk and will be fetched again");

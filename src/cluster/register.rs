@@ -49,20 +49,10 @@ impl Cluster {
         match answer.map(|probe| probe.map(|probe| probe.clone())) {
             Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
             // The length stays unknown to a client that does not ask again, and to one that has often enough.
-            Err(_) if self.put_off(&cell, &registration) => return Err(CallError::AskAgain),
+            Err(_) if put_off(&cell, &registration) => return Err(CallError::AskAgain),
             Ok(Ok(Probe::Answered | Probe::Pending) | Err(_)) | Err(_) => {}
         }
         self.join(&cell, registration).await
-    }
-
-    fn put_off(&self, cell: &Cell, registration: &Registration) -> bool {
-        if !ClientVersion::parse(&registration.peer.version).is_dfget() {
-            return false;
-        }
-        let mut inner = cell.lock();
-        let times = inner.put_off.entry(registration.peer.id.clone()).or_default();
-        *times += 1;
-        *times <= PUT_OFF_MAX
     }
 
     async fn join(&self, cell: &Cell, registration: Registration) -> Result<Registered, CallError> {
@@ -169,6 +159,17 @@ impl Cluster {
         self.ensure_fetching(cell);
         Ok(())
     }
+}
+
+/// Whether this client should ask again, rather than be told that the length is unknown.
+fn put_off(cell: &Cell, registration: &Registration) -> bool {
+    if !ClientVersion::parse(&registration.peer.version).is_dfget() {
+        return false;
+    }
+    let mut inner = cell.lock();
+    let times = inner.put_off.entry(registration.peer.id.clone()).or_default();
+    *times += 1;
+    *times <= PUT_OFF_MAX
 }
 
 /// Whether a text is a URL that can be fetched; if not, why.

@@ -172,10 +172,15 @@ impl Tables {
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let named =
-            [("tasks", &self.tasks), ("pieces", &self.pieces), ("clients", &self.clients), ("progress", &self.progress), ("peers", &self.peers)];
+        let named = [
+            ("tasks", &self.tasks),
+            ("pieces", &self.pieces),
+            ("clients", &self.clients),
+            ("progress", &self.progress),
+            ("peers", &self.peers),
+        ];
         for (name, table) in named {
-            writeln!(out, "{} {name}", table.row_iter().count())?;
+            writeln!(out, "{name} ({})", table.row_iter().count())?;
             if !table.is_empty() {
                 for line in table.lines() {
                     writeln!(out, "  {}", line.trim_end())?;

@@ -10,7 +10,7 @@ use crate::config::Config;
 
 /// Connections that may wait to be accepted: what gathers while a killed service starts again.
 const BACKLOG: i32 = 4096;
-/// Where inherited descriptors begin (sd_listen_fds(3)).
+/// Where inherited descriptors begin (`sd_listen_fds(3)`).
 const LISTEN_FDS_START: i32 = 3;
 const API: &str = "api";
 const DOWNLOAD: &str = "download";
@@ -33,7 +33,10 @@ impl Sockets {
         if let Some(inherited) = unsafe { inherited()? } {
             return Ok(inherited);
         }
-        Ok(Self { api: bind(config.bind, config.port, "--port")?, download: bind(config.bind, config.download_port, "--download-port")? })
+        Ok(Self {
+            api: bind(config.bind, config.port, "--port")?,
+            download: bind(config.bind, config.download_port, "--download-port")?,
+        })
     }
 }
 
@@ -89,7 +92,10 @@ fn bind(ip: Option<IpAddr>, port: u16, option: &str) -> anyhow::Result<TcpListen
         Some(ip) => bind_one(SocketAddr::new(ip, port)),
         // One socket for both families; a machine without IPv6 has only the other.
         None => bind_one((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error.raw_os_error() {
-            Some(code) if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error() || code == rustix::io::Errno::ADDRNOTAVAIL.raw_os_error() => {
+            Some(code)
+                if code == rustix::io::Errno::AFNOSUPPORT.raw_os_error()
+                    || code == rustix::io::Errno::ADDRNOTAVAIL.raw_os_error() =>
+            {
                 bind_one((Ipv4Addr::UNSPECIFIED, port).into())
             }
             _ => Err(error),

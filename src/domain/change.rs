@@ -13,15 +13,34 @@ pub enum Change {
     /// What the task fetches.
     TaskDefined(Arc<TaskSpec>),
     /// How far its source has got.
-    TaskProgressed { task: TaskId, status: TaskStatus },
+    TaskProgressed {
+        task: TaskId,
+        status: TaskStatus,
+    },
     /// A piece's bytes are on disk, verified and synced.
-    PieceStored { task: TaskId, piece: PieceNumber, digest: PieceDigest },
+    PieceStored {
+        task: TaskId,
+        piece: PieceNumber,
+        digest: PieceDigest,
+    },
     /// The piece's bytes are gone or damaged. Its digest stays: peers may hold it, and it must come out the same again.
-    PieceLost { task: TaskId, piece: PieceNumber, digest: PieceDigest },
+    PieceLost {
+        task: TaskId,
+        piece: PieceNumber,
+        digest: PieceDigest,
+    },
     PeerSeen(Arc<Peer>),
     ClientChanged(Client),
     /// What a client has of one chunk of 512 pieces, as little-endian bits.
-    ClientProgressed { task: TaskId, client: ClientId, chunk: u32, held: Vec<u8>, servable: Vec<u8> },
+    ClientProgressed {
+        task: TaskId,
+        client: ClientId,
+        chunk: u32,
+        held: Vec<u8>,
+        servable: Vec<u8>,
+    },
     /// All clients of a task, their progress and its pieces are of a generation that is over.
-    GenerationEnded { task: TaskId },
+    GenerationEnded {
+        task: TaskId,
+    },
 }

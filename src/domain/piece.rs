@@ -14,8 +14,8 @@ pub const WRAPPING_BYTES: u32 = 5;
 /// The byte that ends every slot.
 pub const TAIL: u8 = 0x7f;
 
-const MIB: u64 = 1024 * 1024;
-const HUNDRED_MIB: u64 = 100 * MIB;
+const MIB: u32 = 1024 * 1024;
+const HUNDRED_MIB: u64 = 100 * MIB as u64;
 
 /// Bytes from one slot's start to the next one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ pub struct NotAPieceSize(pub u32);
 
 impl PieceSize {
     /// The size for files up to 200 MiB and for those whose length is unknown.
-    pub const DEFAULT: Self = Self(4 * MIB as u32);
+    pub const DEFAULT: Self = Self(4 * MIB);
 
     /// The size for a file of this many bytes: a rule that clients do not compute themselves but fleets rely on.
-    pub const fn for_length(length: Option<u64>) -> Self {
+    pub fn for_length(length: Option<u64>) -> Self {
         match length {
             Some(length) if length > 2 * HUNDRED_MIB => {
-                let mib = length / HUNDRED_MIB + 2;
-                Self((if mib < 15 { mib } else { 15 } * MIB) as u32)
+                let mib = u32::try_from(length / HUNDRED_MIB + 2).unwrap_or(u32::MAX);
+                Self(mib.min(15) * MIB)
             }
             _ => Self::DEFAULT,
         }
@@ -43,7 +43,7 @@ impl PieceSize {
 
     /// A size that was stored or is configured.
     pub const fn new(bytes: u32) -> Result<Self, NotAPieceSize> {
-        if bytes < MIB as u32 || bytes > 15 * MIB as u32 {
+        if bytes < MIB || bytes > 15 * MIB {
             return Err(NotAPieceSize(bytes));
         }
         Ok(Self(bytes))
@@ -89,7 +89,7 @@ impl PieceSize {
     /// Clients send the slot's whole range; one that clips the last piece at the end of the file is understood as well.
     pub fn piece_of_range(self, range: &RangeInclusive<u64>) -> Option<PieceNumber> {
         let size = u64::from(self.0);
-        if range.start() % size != 0 || range.end() < range.start() || range.end() - range.start() >= size {
+        if !range.start().is_multiple_of(size) || range.end() < range.start() || range.end() - range.start() >= size {
             return None;
         }
         u32::try_from(range.start() / size).ok().map(PieceNumber)

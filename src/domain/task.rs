@@ -62,8 +62,10 @@ pub fn redacted_url(url: &str) -> String {
         None => base.to_owned(),
     };
     if let Some(query) = query {
-        let names: Vec<String> =
-            query.split('&').map(|pair| pair.split_once('=').map_or_else(|| "…".to_owned(), |(name, _)| format!("{name}=…"))).collect();
+        let names: Vec<String> = query
+            .split('&')
+            .map(|pair| pair.split_once('=').map_or_else(|| "…".to_owned(), |(name, _)| format!("{name}=…")))
+            .collect();
         shown.push('?');
         shown.push_str(&names.join("&"));
     }
@@ -88,7 +90,8 @@ impl Validators {
 
     /// Whether the source now says something that contradicts what it said before.
     pub fn contradict(&self, now: &Self) -> bool {
-        let differ = |before: &Option<String>, now: &Option<String>| matches!((before, now), (Some(before), Some(now)) if before != now);
+        let differ =
+            |before: &Option<String>, now: &Option<String>| matches!((before, now), (Some(before), Some(now)) if before != now);
         differ(&self.etag, &now.etag) || differ(&self.last_modified, &now.last_modified)
     }
 }
@@ -118,7 +121,10 @@ pub enum SourceState {
     Waiting,
     Running,
     /// All of it is here: the MD5 and the length of the source's bytes.
-    Success { md5: Md5Digest, length: u64 },
+    Success {
+        md5: Md5Digest,
+        length: u64,
+    },
     Failed(Failure),
 }
 

@@ -99,7 +99,11 @@ pub trait Routes: Clone + Send + 'static {
 
 impl<S> Routes for S
 where
-    S: tower_service::Service<http::Request<Incoming>, Response = Response, Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
+    S: tower_service::Service<http::Request<Incoming>, Response = Response, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
 {
     fn answer(&self, request: http::Request<Incoming>) -> impl Future<Output = Response> + Send {
@@ -131,7 +135,8 @@ where
         let routes = routes.clone();
         async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
     });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(io, service);
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

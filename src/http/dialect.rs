@@ -71,7 +71,9 @@ mod tests {
     #[test]
     fn the_spelling_of_a_parameter_decides() {
         let version = ClientVersion::default();
-        for (query, documented) in [("srcCID=a", true), ("taskId=1&dstCID=", true), ("cID=a", true), ("srcCid=a&dstCid=b&cid=c", false)] {
+        for (query, documented) in
+            [("srcCID=a", true), ("taskId=1&dstCID=", true), ("cID=a", true), ("srcCid=a&dstCid=b&cid=c", false)]
+        {
             assert_eq!(Dialect::of(&Params::of_query(query), version) == Dialect::Documented, documented, "{query}");
         }
     }

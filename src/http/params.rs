@@ -150,7 +150,9 @@ fn key_in_brackets<'n>(given: &'n str, name: &str) -> Option<&'n str> {
 
 fn structured_pairs(structured: &Value, name: &'static str) -> Result<Vec<(String, String)>, BadParam> {
     match structured {
-        Value::Array(values) => values.iter().map(|value| value.as_str().and_then(split_pair).ok_or_else(|| not_a_pair(name))).collect(),
+        Value::Array(values) => {
+            values.iter().map(|value| value.as_str().and_then(split_pair).ok_or_else(|| not_a_pair(name))).collect()
+        }
         Value::Object(object) => {
             let mut pairs = Vec::new();
             for (key, value) in object {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -15,6 +16,9 @@ use super::wire::{Answer, Code, FinishedData, PieceData, RegisteredData};
 use crate::cluster::{CallError, Refused, Told};
 use crate::domain::{ClientId, Fault, TaskId};
 use crate::swarm::{Assignment, Decision, Refusal, Server};
+
+/// How long a report may take to become durable. Clients give it 5 s.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// `POST /peer/registry`
 pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) -> Answer {
@@ -86,14 +90,17 @@ pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
         Ok(call) => call,
         Err(bad) => return illegal(&bad),
     };
-    match api.cluster.report(&task, client.clone(), Told::Servable(range)).await {
-        Ok(()) => {
+    let reporting = api.cluster.report(&task, client.clone(), Told::Servable(range));
+    match tokio::time::timeout(REPORT_TIMEOUT, reporting).await {
+        Ok(Ok(())) => {
             let version = api.cluster.introduction(&task, &client).map(|(version, _)| version).unwrap_or_default();
             Answer::code(Dialect::of(&params, version).piece_accepted())
         }
         // Clients repeat this report on a status alone, and it must not be lost.
-        Err(error @ CallError::Commit(_)) => refusal(&error).with_status(StatusCode::SERVICE_UNAVAILABLE),
-        Err(error) => refusal(&error),
+        Ok(Err(error @ CallError::Commit(_))) => refusal(&error).with_status(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Err(error)) => refusal(&error),
+        Err(_) => Answer::because(Code::SystemError, "the report cannot be made durable now, repeat it")
+            .with_status(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
 
@@ -139,7 +146,8 @@ fn result(params: &Params<'_>) -> Result<Option<u16>, BadParam> {
 fn read_piece_call(params: &Params<'_>) -> Result<(TaskId, ClientId, std::ops::RangeInclusive<u64>), BadParam> {
     let task = task_id(params)?;
     let client = client_id(params, "cid")?;
-    let range = parse_piece_range(params.required("pieceRange")?).ok_or_else(|| BadParam::new("pieceRange", "must be like 0-4194303"))?;
+    let range =
+        parse_piece_range(params.required("pieceRange")?).ok_or_else(|| BadParam::new("pieceRange", "must be like 0-4194303"))?;
     Ok((task, client, range))
 }
 
@@ -173,7 +181,9 @@ impl<'a> Reader<'a> {
                 let path = format!("/qtdown/{}/{task}", &task[..3]);
                 (format!("cdnnode:{}~{task}", self.seed_host), self.seed_host.clone(), self.api.download_port, path)
             }
-            Server::Peer(endpoint) => (endpoint.client.to_string(), endpoint.ip.to_string(), endpoint.port, endpoint.path.to_string()),
+            Server::Peer(endpoint) => {
+                (endpoint.client.to_string(), endpoint.ip.to_string(), endpoint.port, endpoint.path.to_string())
+            }
         };
         PieceData {
             range: format!("{}-{}", range.start(), range.end()),
@@ -201,10 +211,16 @@ fn refusal(error: &CallError) -> Answer {
         CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
         CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
-        CallError::Swarm(Refusal::PieceOutOfRange) => return illegal(&BadParam::new("range", "names a piece that the file does not have")),
+        CallError::Swarm(Refusal::PieceOutOfRange) => {
+            return illegal(&BadParam::new("range", "names a piece that the file does not have"));
+        }
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
         CallError::AskAgain => Code::WaitAuth,
-        CallError::Commit(_) => Code::SystemError,
+        CallError::Commit(_) => {
+            let request = format!("{:016x}", fastrand::u64(..));
+            tracing::error!(request, %error, "request failed");
+            return Answer::because(Code::SystemError, &format!("{error} (request {request})"));
+        }
     };
     Answer::because(code, &error.to_string())
 }

@@ -38,9 +38,8 @@ pub fn parse(content_type: Option<&str>, body: &Bytes) -> Result<Registration, B
     let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     if first == Some(&b'{') {
-        let object = match serde_json::from_slice(body) {
-            Ok(Value::Object(object)) => object,
-            _ => return Err(BadRegistration::Body(StatusCode::BAD_REQUEST, "the body is not valid JSON")),
+        let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
+            return Err(BadRegistration::Body(StatusCode::BAD_REQUEST, "the body is not valid JSON"));
         };
         return registration(&Params::of_object(object));
     }
@@ -84,7 +83,8 @@ fn task_spec(params: &Params<'_>) -> Result<TaskSpec, BadRegistration> {
         task_url => task_url.to_owned(),
     };
     let md5 = params.text("md5")?.to_ascii_lowercase();
-    if !md5.is_empty() && !(md5.len() == 32 && md5.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+    let is_md5 = md5.len() == 32 && md5.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !md5.is_empty() && !is_md5 {
         return Err(BadParam::new("md5", "must be 32 hexadecimal digits").into());
     }
     let identifier = params.text("identifier")?.to_owned();
@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_supernode_is_known_by_its_host() {
-        for (given, host) in [("10.0.0.9", "10.0.0.9"), ("10.0.0.9:8002", "10.0.0.9"), ("[::1]:8002", "::1"), ("::1", "::1"), ("", "")] {
+        for (given, host) in
+            [("10.0.0.9", "10.0.0.9"), ("10.0.0.9:8002", "10.0.0.9"), ("[::1]:8002", "::1"), ("::1", "::1"), ("", "")]
+        {
             assert_eq!(host_part(given), host);
         }
     }
@@ -212,7 +214,8 @@ mod tests {
 
     #[test]
     fn the_golden_task_ids_hold() {
-        let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/task_id.json")).expect("the vectors are JSON");
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../tests/vectors/task_id.json")).expect("the vectors are JSON");
         for case in vectors["cases"].as_array().expect("a list of cases") {
             let range = case["rangeHeader"].as_str().expect("a string");
             let headers = if range.is_empty() { Vec::new() } else { vec![format!("Range: {range}")] };

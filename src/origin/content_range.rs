@@ -8,7 +8,10 @@
 pub enum RequestedRange {
     Whole,
     /// From a byte on, up to and including another if it says so.
-    Bounded { first: u64, last: Option<u64> },
+    Bounded {
+        first: u64,
+        last: Option<u64>,
+    },
     /// A form whose place in the file only the source knows (the last n bytes, several ranges): never resumed.
     Opaque(String),
 }

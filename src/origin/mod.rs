@@ -9,8 +9,8 @@ mod content_range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
 use url::Url;
 
@@ -148,17 +148,23 @@ fn builder() -> reqwest::ClientBuilder {
 fn client_headers(spec: &TaskSpec) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &spec.headers {
-        if let (Ok(name), Ok(mut value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_str(value)) {
-            if !OWN_HEADERS.contains(&name) {
-                value.set_sensitive(true);
-                headers.append(name, value);
-            }
+        if let (Ok(name), Ok(mut value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_str(value))
+            && !OWN_HEADERS.contains(&name)
+        {
+            value.set_sensitive(true);
+            headers.append(name, value);
         }
     }
     headers
 }
 
-fn read_answer(response: Response, asked: &RequestedRange, ranged: bool, known: &Validators, from: u64) -> Result<Answer, OriginError> {
+fn read_answer(
+    response: Response,
+    asked: &RequestedRange,
+    ranged: bool,
+    known: &Validators,
+    from: u64,
+) -> Result<Answer, OriginError> {
     let text = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
     let content_range = text(header::CONTENT_RANGE).and_then(|value| ContentRange::parse(&value));

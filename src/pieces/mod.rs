@@ -158,8 +158,7 @@ pub struct SlotBuilder {
 impl SlotBuilder {
     /// An empty slot with memory for this much content, at most a full slot's.
     pub fn new(piece_size: PieceSize, expected_content: u64) -> Self {
-        let content = expected_content.min(u64::from(piece_size.content_bytes()));
-        // At most 15 MiB, so it fits.
+        let content = u32::try_from(expected_content).unwrap_or(u32::MAX).min(piece_size.content_bytes());
         let mut bytes = Vec::with_capacity(content as usize + WRAPPING_BYTES as usize);
         bytes.resize(HEADER_BYTES, 0);
         Self { bytes, piece_size }

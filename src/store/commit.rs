@@ -195,7 +195,10 @@ impl Writer {
         let fail = FailOnDrop(self.shared.failed.clone());
         while let Some((window, last)) = self.next_window() {
             if let Err(error) = self.commit(&window) {
-                tracing::error!(error = &error as &dyn std::error::Error, "database cannot be written; nothing is acknowledged any more");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "database cannot be written; nothing is acknowledged any more"
+                );
                 return;
             }
             self.shared.durable.store(last, Ordering::Release);
@@ -305,7 +308,9 @@ impl Batches {
             Change::PieceLost { task, piece, digest } => {
                 self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, false))?);
             }
-            Change::PeerSeen(peer) => self.put(Table::Peers, peer.id.as_str().as_bytes(), encode("peers", &PeerV1::from(peer.as_ref()))?),
+            Change::PeerSeen(peer) => {
+                self.put(Table::Peers, peer.id.as_str().as_bytes(), encode("peers", &PeerV1::from(peer.as_ref()))?);
+            }
             Change::ClientChanged(client) => {
                 self.put(Table::Clients, client_key(&client.task, &client.id), encode("clients", &ClientV1::from(client))?);
             }
@@ -364,8 +369,8 @@ fn encode(tree: &'static str, record: &impl Record) -> Result<Vec<u8>, StoreErro
 mod tests {
     use super::*;
     use crate::domain::{
-        Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
-        Validators,
+        Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec,
+        TaskStatus, Validators,
     };
 
     fn spec(headers: Vec<(String, String)>) -> TaskSpec {

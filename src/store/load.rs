@@ -46,7 +46,8 @@ impl Store {
     /// What a client says of itself.
     pub fn peer(&self, id: &ClientId) -> Result<Option<Peer>, StoreError> {
         let bytes = self.trees.peers.get(id.as_str()).map_err(StoreError::sled("read a peer"))?;
-        let decode = |bytes: sled::IVec| PeerV1::decode(&bytes).map(|record| record.into_domain(id.clone())).map_err(in_tree("peers"));
+        let decode =
+            |bytes: sled::IVec| PeerV1::decode(&bytes).map(|record| record.into_domain(id.clone())).map_err(in_tree("peers"));
         bytes.map(decode).transpose()
     }
 

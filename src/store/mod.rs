@@ -38,19 +38,41 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot open the database {path}", path = path.display())]
-    Open { path: PathBuf, #[source] source: sled::Error },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: sled::Error,
+    },
     #[error("the database {path} is damaged: opening it panicked", path = path.display())]
     OpenPanicked { path: PathBuf },
     #[error("cannot {operation} in the database")]
-    Sled { operation: &'static str, #[source] source: sled::Error },
+    Sled {
+        operation: &'static str,
+        #[source]
+        source: sled::Error,
+    },
     #[error("cannot sync the database file {path}", path = path.display())]
-    Sync { path: PathBuf, #[source] source: std::io::Error },
+    Sync {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("a record of the tree {tree:?} cannot be read")]
-    Record { tree: &'static str, #[source] source: RecordError },
-    #[error("the database has schema version {found}, this program knows {known} and older ones: start the newer program, or restore a snapshot of the older one")]
+    Record {
+        tree: &'static str,
+        #[source]
+        source: RecordError,
+    },
+    #[error(
+        "the database has schema version {found}, this program knows {known} and older ones: start the newer program, or restore a snapshot of the older one"
+    )]
     NewerSchema { found: u32, known: u32 },
     #[error("migrating the database to schema version {to} failed")]
-    Migration { to: u32, #[source] source: sled::Error },
+    Migration {
+        to: u32,
+        #[source]
+        source: sled::Error,
+    },
 }
 
 impl StoreError {
@@ -100,9 +122,7 @@ impl Store {
         self.db.flush().map_err(StoreError::sled("flush"))?;
         match durability {
             Durability::Process => Ok(()),
-            Durability::Power => {
-                self.file.sync_data().map_err(|source| StoreError::Sync { path: self.path.join("db"), source })
-            }
+            Durability::Power => self.file.sync_data().map_err(|source| StoreError::Sync { path: self.path.join("db"), source }),
         }
     }
 }

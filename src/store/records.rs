@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, SourceState, TaskId, TaskSpec,
-    TaskStatus, Validators,
+    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, SourceState, TaskId,
+    TaskSpec, TaskStatus, Validators,
 };
 
 /// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
@@ -267,7 +267,17 @@ impl ClientV1 {
             ClientStateV1::Success => ClientState::Success,
             ClientStateV1::Fail => ClientState::Fail,
         };
-        Client { task, id, ordinal, generation: Generation(generation), state, path: path.into(), gone, serve_errors, download_errors }
+        Client {
+            task,
+            id,
+            ordinal,
+            generation: Generation(generation),
+            state,
+            path: path.into(),
+            gone,
+            serve_errors,
+            download_errors,
+        }
     }
 }
 

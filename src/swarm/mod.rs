@@ -30,8 +30,8 @@ use crate::domain::{
     Change, ClientId, ClientState, Endpoint, Failure, Fault, Md5Digest, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize,
     SourceState, TaskId, TaskStatus,
 };
-pub use lease::{Server, UploadServer, lease_life};
 use lease::Pace;
+pub use lease::{Server, UploadServer, lease_life};
 pub use members::Introduction;
 use members::{Member, Members};
 pub use rebuild::{StoredClient, StoredPiece, StoredTask};
@@ -64,15 +64,26 @@ pub enum Event {
     /// A client registered, for the first time or again.
     ClientRegistered(Introduction),
     /// A client spoke to us.
-    FromClient { client: ClientId, report: Report },
+    FromClient {
+        client: ClientId,
+        report: Report,
+    },
     /// The source's headers told what is coming.
     SourceAnswered(TaskStatus),
     /// A piece is on our disk, verified and synced.
-    PieceStored { piece: PieceNumber, digest: PieceDigest },
+    PieceStored {
+        piece: PieceNumber,
+        digest: PieceDigest,
+    },
     /// A piece on our disk is gone or damaged.
-    PieceLost { piece: PieceNumber },
+    PieceLost {
+        piece: PieceNumber,
+    },
     /// The source's last byte is in a piece.
-    SourceFinished { md5: Md5Digest, length: u64 },
+    SourceFinished {
+        md5: Md5Digest,
+        length: u64,
+    },
     SourceFailed(Failure),
     /// A failed source is asked again, for what is missing.
     SourceRetried,
@@ -139,11 +150,18 @@ pub struct Assignment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// It has everything: the MD5 of the source's bytes and the length of the cached file.
-    Finished { md5: Md5Digest, cached_length: u64 },
+    Finished {
+        md5: Md5Digest,
+        cached_length: u64,
+    },
     /// Everything it should be fetching; what it was told before comes again from the same server.
     Continue(Vec<Assignment>),
     /// Nothing in flight and nothing to hand out.
-    Wait { held: u32, at_seed: u32, source: &'static str },
+    Wait {
+        held: u32,
+        at_seed: u32,
+        source: &'static str,
+    },
     Failed(Failure),
 }
 
@@ -274,7 +292,11 @@ impl Swarm {
     /// What the client should do now; grants leases for what it should fetch.
     pub fn decide(&mut self, now: Moment, rng: &mut fastrand::Rng, client: &ClientId) -> Decision {
         if self.former.contains(client) {
-            return Decision::Failed(Failure { fault: Fault::Source, discard: true, reason: Refusal::EarlierGeneration.to_string() });
+            return Decision::Failed(Failure {
+                fault: Fault::Source,
+                discard: true,
+                reason: Refusal::EarlierGeneration.to_string(),
+            });
         }
         if let SourceState::Failed(failure) = &self.status.state {
             return Decision::Failed(failure.clone());
@@ -426,7 +448,8 @@ impl Swarm {
     /// serve others: sending it away would send it to the source.
     fn ordinal_or_join(&mut self, now: Moment, client: &ClientId, effects: &mut Effects) -> u32 {
         self.members.ordinal(client).unwrap_or_else(|| {
-            let endpoint = Endpoint { client: client.clone(), ip: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0, path: "/".into() };
+            let endpoint =
+                Endpoint { client: client.clone(), ip: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0, path: "/".into() };
             let intro =
                 Introduction { endpoint: Arc::new(endpoint), server: None, version: Default::default(), seed_host: "".into() };
             self.join(now, intro, effects)
@@ -516,7 +539,8 @@ impl Swarm {
             self.note_client(ordinal, effects);
         }
         let was_serving = self.members.get(server_ordinal).is_some_and(|member| member.serves(self.limits.serve_errors));
-        let last_straw = self.members.get(server_ordinal).is_some_and(|member| member.serve_errors + 1 >= self.limits.serve_errors);
+        let last_straw =
+            self.members.get(server_ordinal).is_some_and(|member| member.serve_errors + 1 >= self.limits.serve_errors);
         if was_serving && last_straw {
             self.stop_serving(server_ordinal);
         }

@@ -52,8 +52,7 @@ impl Swarm {
             while missing != 0 {
                 let number = index * 64 + missing.trailing_zeros() as usize;
                 missing &= missing - 1;
-                // A table of pieces has at most u32::MAX entries, so its places are piece numbers.
-                let piece = PieceNumber(number as u32);
+                let Ok(piece) = u32::try_from(number).map(PieceNumber) else { break 'words };
                 if member.fetches(piece) {
                     continue;
                 }
@@ -67,7 +66,13 @@ impl Swarm {
         ranked.into_iter().map(|(_, _, piece)| piece).collect()
     }
 
-    fn choose_server(&self, now: Moment, rng: &mut fastrand::Rng, ordinal: u32, piece: PieceNumber) -> Option<(Server, Option<UploadSlot>)> {
+    fn choose_server(
+        &self,
+        now: Moment,
+        rng: &mut fastrand::Rng,
+        ordinal: u32,
+        piece: PieceNumber,
+    ) -> Option<(Server, Option<UploadSlot>)> {
         let member = self.members.get(ordinal)?;
         let seed_only = member.download_errors >= self.limits.download_errors;
         if !seed_only && let Some((server, slot)) = self.free_holder(now, rng, ordinal, piece) {
@@ -77,7 +82,13 @@ impl Swarm {
     }
 
     /// The least loaded of a few holders that have a free slot, which is taken.
-    fn free_holder(&self, now: Moment, rng: &mut fastrand::Rng, ordinal: u32, piece: PieceNumber) -> Option<(Server, UploadSlot)> {
+    fn free_holder(
+        &self,
+        now: Moment,
+        rng: &mut fastrand::Rng,
+        ordinal: u32,
+        piece: PieceNumber,
+    ) -> Option<(Server, UploadSlot)> {
         let receiver = self.members.get(ordinal)?;
         let holders = &self.pieces[piece.index()].holders;
         let partial = u32::try_from(holders.len()).unwrap_or(u32::MAX);
@@ -94,7 +105,8 @@ impl Swarm {
             let Some(candidate) = candidate.filter(|&candidate| candidate != ordinal && !receiver.avoids(candidate, now)) else {
                 continue;
             };
-            let Some(uploads) = self.members.get(candidate).and_then(|member| Some(member.intro.server.as_ref()?.uploads())) else {
+            let Some(uploads) = self.members.get(candidate).and_then(|member| Some(member.intro.server.as_ref()?.uploads()))
+            else {
                 continue;
             };
             if uploads < self.limits.up && best.is_none_or(|(least, _)| uploads < least) {

@@ -31,7 +31,10 @@ fn status(length: Option<u64>) -> TaskStatus {
 }
 
 fn digest(piece: u32) -> PieceDigest {
-    PieceDigest { md5: Md5Digest([u8::try_from(piece % 251).expect("below 251"); 16]), content_len: PieceSize::DEFAULT.content_bytes() }
+    PieceDigest {
+        md5: Md5Digest([u8::try_from(piece % 251).expect("below 251"); 16]),
+        content_len: PieceSize::DEFAULT.content_bytes(),
+    }
 }
 
 fn client_id(index: usize) -> ClientId {
@@ -46,7 +49,12 @@ impl Servers {
     fn introduction(&mut self, index: usize, serves: bool) -> Introduction {
         let port = if serves { 15000 + u16::try_from(index).expect("few clients") } else { 0 };
         Introduction {
-            endpoint: Arc::new(Endpoint { client: client_id(index), ip: [10, 0, 0, 1].into(), port, path: "/peer/file/x".into() }),
+            endpoint: Arc::new(Endpoint {
+                client: client_id(index),
+                ip: [10, 0, 0, 1].into(),
+                port,
+                path: "/peer/file/x".into(),
+            }),
             server: serves.then(|| self.0.entry(index).or_default().clone()),
             version: ClientVersion::parse("1.0.6"),
             seed_host: "".into(),
@@ -72,8 +80,12 @@ impl ModelStore {
         for change in changes {
             match change {
                 Change::TaskProgressed { status, .. } => self.status = Some(status),
-                Change::PieceStored { piece, digest, .. } => drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: true })),
-                Change::PieceLost { piece, digest, .. } => drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: false })),
+                Change::PieceStored { piece, digest, .. } => {
+                    drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: true }))
+                }
+                Change::PieceLost { piece, digest, .. } => {
+                    drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: false }))
+                }
                 Change::ClientChanged(client) => drop(self.clients.insert(client.id.clone(), client)),
                 Change::ClientProgressed { client, chunk, held, servable, .. } => {
                     self.progress.insert((client, chunk), (held, servable));

@@ -1,2 +1,0 @@
-use crate::cli::BenchArgs;
-pub fn run(_args: &BenchArgs) -> anyhow::Result<()> { anyhow::bail!("to be written") }
