@@ -27,6 +27,8 @@
 //!
 //! Who may use whom is a table in `tests/tidy.rs`, which enforces it.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod cdn;
 pub mod cli;
 pub mod cluster;

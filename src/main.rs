@@ -1,5 +1,7 @@
 //! Parses the command line, sets up telemetry, dispatches, and maps the outcome to an exit code.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Answer, OriginError, Source};
+use crate::origin::{Answer, OriginError, Part, Source};
 use crate::pieces::{PieceFile, PieceFileError, Repository, Slot, SlotBuilder};
 
 /// Requests in a row that bring no new piece before a download has failed.
@@ -142,6 +142,70 @@ impl Worker {
         }
     }
 
+    /// Fetches one piece again whose bytes were lost. It must come out as it was.
+    pub async fn mend(
+        &self,
+        spec: &TaskSpec,
+        generation: Generation,
+        known: &Known,
+        piece: PieceNumber,
+        expected: PieceDigest,
+    ) -> Result<(), FetchError> {
+        let mut attempts = 0;
+        loop {
+            let error = match self.mend_once(spec, generation, known, piece, expected).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            attempts += 1;
+            if !error.is_passing() || attempts == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(backoff(attempts)).await;
+        }
+    }
+
+    async fn mend_once(
+        &self,
+        spec: &TaskSpec,
+        generation: Generation,
+        known: &Known,
+        piece: PieceNumber,
+        expected: PieceDigest,
+    ) -> Result<(), FetchError> {
+        let first = known.piece_size.content_start(piece);
+        let end = first + u64::from(expected.content_len);
+        // An empty piece is all of an empty source.
+        let part = if end == first { Part::ALL } else { Part { first, last: Some(end - 1) } };
+        let mut answer = self.source.ask(spec, part, &known.validators).await?;
+        let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
+        if lengths_differ {
+            return Err(OriginError::Changed.into());
+        }
+        // Where the source sends more than the piece, what comes before it is passed over and what comes after is not read.
+        let mut body = Body::new(&mut answer, known.piece_size, Some(end));
+        let slot = loop {
+            let (slot, last) = body.next_slot().await?;
+            if body.received >= end {
+                break slot;
+            }
+            if last {
+                return Err(FetchError::Length { sent: body.received, announced: end });
+            }
+        };
+        let (repository, task, piece_size) = (self.repository.clone(), spec.id, known.piece_size);
+        let mended = blocking(move || {
+            if slot.digest() != expected {
+                return Ok(false);
+            }
+            let file = repository.create(&task, generation, piece_size)?;
+            file.write(piece, &slot)?;
+            file.sync()?;
+            Ok::<_, PieceFileError>(true)
+        });
+        if mended.await? { Ok(()) } else { Err(OriginError::Changed.into()) }
+    }
+
     /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is
     /// not as it was is fetched again with everything after it.
     async fn rehash(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<(), FetchError> {
@@ -176,7 +240,7 @@ impl Worker {
     /// One request and its body.
     async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let mut answer = self.source.ask(spec, download.next_byte(), &validators).await?;
+        let mut answer = self.source.ask(spec, Part::from(download.next_byte()), &validators).await?;
         let known = download.learn(&answer, ledger).await?;
         let file = match &download.file {
             Some(file) => file.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cell::{Cell, Probe};
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
-use crate::domain::{Failure, Fault, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
+use crate::domain::{Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
 use crate::origin::OriginError;
 use crate::swarm::{Effects, Event};
 
@@ -31,9 +31,23 @@ impl Cluster {
 
     async fn fetch(&self, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
         let _place = self.downloads.acquire().await.map_err(|_| LedgerError::Stopping)?;
+        if let Some(lost) = lost_pieces(cell) {
+            return self.mend(cell, lost).await;
+        }
         let start = start_of(cell);
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
         self.worker.fetch(&cell.spec, start, &CellLedger { cluster: self, cell }).await
+    }
+
+    /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
+    async fn mend(&self, cell: &Arc<Cell>, lost: LostPieces) -> Result<Fetched, FetchError> {
+        tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
+        let ledger = CellLedger { cluster: self, cell };
+        for (piece, digest) in lost.missing {
+            self.worker.mend(&cell.spec, lost.generation, &lost.known, piece, digest).await?;
+            ledger.stored(piece, digest).await?;
+        }
+        Ok(lost.whole)
     }
 
     async fn finish(&self, cell: &Cell, fetched: Fetched) {
@@ -73,7 +87,7 @@ impl Cluster {
     }
 
     /// Takes an event of the worker in and returns once it is durable.
-    async fn record(&self, cell: &Cell, event: Event) -> Result<(), LedgerError> {
+    pub(super) async fn record(&self, cell: &Cell, event: Event) -> Result<(), LedgerError> {
         let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
         let ticket = {
@@ -85,6 +99,28 @@ impl Cluster {
         cell.wake(effects.openings);
         Ok(())
     }
+}
+
+/// What is missing of a source that was here whole.
+struct LostPieces {
+    whole: Fetched,
+    generation: Generation,
+    known: Known,
+    missing: Vec<(PieceNumber, PieceDigest)>,
+}
+
+/// What is missing of a source, if that was here whole.
+fn lost_pieces(cell: &Cell) -> Option<LostPieces> {
+    let inner = cell.lock();
+    let status = inner.swarm.status();
+    let SourceState::Success { md5, length } = status.state else { return None };
+    let known = Known { piece_size: status.piece_size, length: Some(length), validators: status.validators.clone() };
+    Some(LostPieces {
+        whole: Fetched { md5, length },
+        generation: status.generation,
+        known,
+        missing: inner.swarm.missing_pieces(),
+    })
 }
 
 /// Where the download of a task begins, from what its swarm knows to be stored.

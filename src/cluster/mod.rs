@@ -5,6 +5,7 @@
 //! Must not: know the wire. Its callers bring domain values and map its errors to codes.
 
 mod cell;
+mod damage;
 mod download;
 mod fetch;
 pub mod inventory;
@@ -31,6 +32,7 @@ use crate::pieces::{PieceFileError, Repository};
 use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
 use cell::Cell;
+pub use damage::Accused;
 pub use download::{Readable, Unreadable};
 pub use pull::Told;
 pub use refusals::Refused;
@@ -80,6 +82,8 @@ pub struct Cluster {
     committer: Committer,
     repository: Arc<Repository>,
     worker: Worker,
+    /// Looks at pieces that were reported as damaged.
+    looks: Arc<Semaphore>,
     /// A place for each source that is fetched at once.
     downloads: Semaphore,
     tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
@@ -107,6 +111,7 @@ impl Cluster {
             clock: Instant::now(),
             committer: Committer::start(store.clone(), Durability::Power)?,
             worker: Worker::new(Source::new()?, repository.clone()),
+            looks: Arc::new(Semaphore::new(1)),
             downloads: Semaphore::new(config.downloads_max),
             tasks: RwLock::default(),
             refusals: Mutex::default(),

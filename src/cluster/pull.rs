@@ -24,6 +24,7 @@ pub enum Told {
     Finished {
         success: bool,
     },
+    ServiceDown,
 }
 
 impl Told {
@@ -36,6 +37,7 @@ impl Told {
             Self::Servable(range) => Report::PieceServable(swarm.piece_of_range(&range)?),
             Self::Failed { range, server } => Report::PieceFailed { piece: swarm.piece_of_range(&range)?, server },
             Self::Finished { success } => Report::Finished { success },
+            Self::ServiceDown => Report::ServiceDown,
         })
     }
 }

@@ -37,38 +37,55 @@ impl RequestedRange {
         !matches!(self, Self::Whole)
     }
 
-    /// The `Range` header that asks for the task's content from byte `from` on; `None` where none is needed.
-    pub fn from(&self, from: u64) -> Option<String> {
-        match self {
-            Self::Whole if from == 0 => None,
-            Self::Whole => Some(format!("bytes={from}-")),
-            Self::Bounded { first, last } => {
-                let last = last.map(|last| last.to_string()).unwrap_or_default();
-                Some(format!("bytes={}-{last}", first.saturating_add(from)))
-            }
-            Self::Opaque(header) => Some(header.clone()),
-        }
+    /// The `Range` header that asks for this part of the task's content; `None` where none is needed.
+    pub fn header(&self, part: Part) -> Option<String> {
+        let (offset, own_last) = match self {
+            Self::Whole if part == Part::ALL => return None,
+            Self::Whole => (0, None),
+            Self::Bounded { first, last } => (*first, *last),
+            Self::Opaque(header) => return Some(header.clone()),
+        };
+        let first = offset.saturating_add(part.first);
+        let last = part.last.map(|last| offset.saturating_add(last)).or(own_last);
+        Some(format!("bytes={first}-{}", last.map(|last| last.to_string()).unwrap_or_default()))
     }
 
-    /// What a 206 means for the task: the length of its content, and at which byte of it the body starts.
-    pub fn place(&self, sent: &ContentRange) -> Option<(Option<u64>, u64)> {
-        match self {
-            Self::Whole => {
-                let ends_at_end = sent.total.is_none_or(|total| sent.last + 1 == total);
-                ends_at_end.then_some((sent.total, sent.first))
-            }
-            Self::Bounded { first, last } => {
-                let start = sent.first.checked_sub(*first)?;
-                let expected_last = match (last, sent.total) {
-                    (Some(last), Some(total)) => (*last).min(total.checked_sub(1)?),
-                    (Some(last), None) => *last,
-                    (None, Some(total)) => total.checked_sub(1)?,
-                    (None, None) => sent.last,
-                };
-                (sent.last == expected_last).then_some((Some(sent.last - first + 1), start))
-            }
-            Self::Opaque(_) => Some((Some(sent.last - sent.first + 1), 0)),
-        }
+    /// What a 206 means for the task when this part was asked for: the length of the task's whole content if that can be
+    /// told, and at which byte of it the body starts. `None` where it is not what was asked for.
+    pub fn place(&self, sent: &ContentRange, part: Part) -> Option<(Option<u64>, u64)> {
+        let (offset, own_last) = match self {
+            Self::Whole => (0, None),
+            Self::Bounded { first, last } => (*first, *last),
+            Self::Opaque(_) => return Some((Some(sent.last - sent.first + 1), 0)),
+        };
+        let start = sent.first.checked_sub(offset)?;
+        // Where the content ends in the file, as far as both sides say.
+        let file_last = sent.total.and_then(|total| total.checked_sub(1));
+        let content_last = match (own_last, file_last) {
+            (Some(own), Some(file)) => Some(own.min(file)),
+            (own, file) => own.or(file),
+        };
+        let part_last = part.last.map(|last| offset.saturating_add(last));
+        let expected_last = match (part_last, content_last) {
+            (Some(part), Some(content)) => part.min(content),
+            (part, content) => part.or(content).unwrap_or(sent.last),
+        };
+        (sent.last == expected_last).then_some((content_last.map(|last| last - offset + 1), start))
+    }
+}
+
+/// A part of a task's content: from a byte on, up to and including another or to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub first: u64,
+    pub last: Option<u64>,
+}
+
+impl Part {
+    pub const ALL: Self = Self { first: 0, last: None };
+
+    pub const fn from(first: u64) -> Self {
+        Self { first, last: None }
     }
 }
 
@@ -110,27 +127,33 @@ mod tests {
     #[test]
     fn a_part_of_a_part_is_asked_for_and_placed() {
         let part = RequestedRange::of_task(Some("bytes=100-199"));
-        assert_eq!(part.from(0).as_deref(), Some("bytes=100-199"));
-        assert_eq!(part.from(40).as_deref(), Some("bytes=140-199"));
-        assert_eq!(part.place(&ContentRange { first: 140, last: 199, total: Some(500) }), Some((Some(100), 40)));
-        assert_eq!(part.place(&ContentRange { first: 140, last: 159, total: Some(160) }), Some((Some(60), 40)), "a short file");
-        assert_eq!(part.place(&ContentRange { first: 140, last: 150, total: Some(500) }), None, "less than was asked for");
-        assert_eq!(part.place(&ContentRange { first: 40, last: 199, total: Some(500) }), None, "before what was asked for");
+        let (all, rest, middle) = (Part::ALL, Part::from(40), Part { first: 40, last: Some(49) });
+        assert_eq!(part.header(all).as_deref(), Some("bytes=100-199"));
+        assert_eq!(part.header(rest).as_deref(), Some("bytes=140-199"));
+        assert_eq!(part.header(middle).as_deref(), Some("bytes=140-149"));
+        let sent = |first, last, total| ContentRange { first, last, total: Some(total) };
+        assert_eq!(part.place(&sent(140, 199, 500), rest), Some((Some(100), 40)));
+        assert_eq!(part.place(&sent(140, 149, 500), middle), Some((Some(100), 40)));
+        assert_eq!(part.place(&sent(140, 159, 160), rest), Some((Some(60), 40)), "a short file");
+        assert_eq!(part.place(&sent(140, 150, 500), rest), None, "less than was asked for");
+        assert_eq!(part.place(&sent(40, 199, 500), rest), None, "before what was asked for");
     }
 
     #[test]
     fn the_rest_of_a_whole_file_must_reach_its_end() {
         let whole = RequestedRange::of_task(None);
-        assert_eq!(whole.from(0), None);
-        assert_eq!(whole.from(7).as_deref(), Some("bytes=7-"));
-        assert_eq!(whole.place(&ContentRange { first: 7, last: 9, total: Some(10) }), Some((Some(10), 7)));
-        assert_eq!(whole.place(&ContentRange { first: 7, last: 8, total: Some(10) }), None);
+        assert_eq!(whole.header(Part::ALL), None);
+        assert_eq!(whole.header(Part::from(7)).as_deref(), Some("bytes=7-"));
+        assert_eq!(whole.place(&ContentRange { first: 7, last: 9, total: Some(10) }, Part::from(7)), Some((Some(10), 7)));
+        assert_eq!(whole.place(&ContentRange { first: 7, last: 8, total: Some(10) }, Part::from(7)), None);
+        let middle = Part { first: 7, last: Some(8) };
+        assert_eq!(whole.place(&ContentRange { first: 7, last: 8, total: Some(10) }, middle), Some((Some(10), 7)));
     }
 
     #[test]
     fn a_range_with_several_parts_is_passed_on_as_it_is() {
         let opaque = RequestedRange::of_task(Some("bytes=-5"));
         assert_eq!(opaque, RequestedRange::Opaque("bytes=-5".into()));
-        assert_eq!(opaque.from(9).as_deref(), Some("bytes=-5"));
+        assert_eq!(opaque.header(Part::from(9)).as_deref(), Some("bytes=-5"));
     }
 }

@@ -15,6 +15,7 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use crate::domain::{TaskSpec, Validators};
+pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange};
 
 /// How long a source may take to accept a connection.
@@ -97,14 +98,15 @@ impl Source {
         Ok(Self { client: builder().build()? })
     }
 
-    /// Asks for the task's content from byte `from` on. With `from` above 0, `known` guards against mixing two contents;
-    /// the body then starts at `from` or, where the source will not or must not be asked for a range, at 0.
-    pub async fn ask(&self, spec: &TaskSpec, from: u64, known: &Validators) -> Result<Answer, OriginError> {
+    /// Asks for a part of the task's content. Unless that is all of it, `known` guards against mixing two contents; the
+    /// body then starts where the part does or, where the source will not or must not be asked for a range, at 0.
+    pub async fn ask(&self, spec: &TaskSpec, part: Part, known: &Validators) -> Result<Answer, OriginError> {
         let url = parse_url(&spec.raw_url)?;
         let asked = RequestedRange::of_task(spec.range());
         // Without a validator nothing says that the rest belongs to what is here: the whole is asked for and compared.
-        let resumable = (from > 0).then(|| known.if_range()).flatten();
-        let range = asked.from(if resumable.is_some() { from } else { 0 });
+        let resumable = (part != Part::ALL).then(|| known.if_range()).flatten();
+        let asked_part = if resumable.is_some() { part } else { Part::ALL };
+        let range = asked.header(asked_part);
         let mut headers = client_headers(spec);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = range.as_deref().and_then(|range| HeaderValue::from_str(range).ok()) {
@@ -115,7 +117,7 @@ impl Source {
         }
         let response = self.client_for(spec)?.get(url).headers(headers).send().await;
         let response = response.map_err(|error| OriginError::Unreachable(error.without_url()))?;
-        read_answer(response, &asked, range.is_some(), known, from)
+        read_answer(response, &asked, range.is_some(), known, asked_part)
     }
 
     /// Certificates and leniency hold for the task that brought them and for no other.
@@ -163,7 +165,7 @@ fn read_answer(
     asked: &RequestedRange,
     ranged: bool,
     known: &Validators,
-    from: u64,
+    part: Part,
 ) -> Result<Answer, OriginError> {
     let text = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
@@ -173,12 +175,12 @@ fn read_answer(
         StatusCode::OK => (response.content_length(), 0),
         StatusCode::PARTIAL_CONTENT if ranged => {
             let range = content_range.ok_or(OriginError::RangeIgnored)?;
-            asked.place(&range).filter(|(_, start)| *start == 0 || *start == from).ok_or(OriginError::RangeIgnored)?
+            asked.place(&range, part).filter(|(_, start)| *start == part.first).ok_or(OriginError::RangeIgnored)?
         }
-        StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Err(OriginError::Changed),
+        StatusCode::RANGE_NOT_SATISFIABLE if part != Part::ALL => return Err(OriginError::Changed),
         status => return Err(OriginError::Status(status)),
     };
-    if from > 0 && known.contradict(&validators) {
+    if known.contradict(&validators) {
         return Err(OriginError::Changed);
     }
     Ok(Answer { length, start, validators, body: response })

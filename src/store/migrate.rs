@@ -19,7 +19,7 @@ pub fn bring_up_to_date(db: &sled::Db) -> Result<(), StoreError> {
             Ok(())
         };
         migrated().map_err(|source| StoreError::Migration { to, source })?;
-        tracing::info!(schema = to, "database schema is up to date with migration step");
+        tracing::info!(schema = to, "migrated the database");
     }
     Ok(())
 }

@@ -381,6 +381,20 @@ impl Swarm {
         }
     }
 
+    /// Pieces on our disk, ascending.
+    pub fn stored_pieces(&self) -> impl Iterator<Item = (PieceNumber, PieceDigest)> {
+        (0..)
+            .map(PieceNumber)
+            .zip(&self.pieces)
+            .filter_map(|(piece, entry)| Some((piece, entry.digest.filter(|_| entry.at_seed)?)))
+    }
+
+    /// Pieces whose digest is known and whose bytes are not on our disk.
+    pub fn missing_pieces(&self) -> Vec<(PieceNumber, PieceDigest)> {
+        let missing = |(piece, entry): (u32, &Piece)| Some((PieceNumber(piece), entry.digest.filter(|_| !entry.at_seed)?));
+        (0..).zip(&self.pieces).filter_map(missing).collect()
+    }
+
     /// Whether every piece of the file is on our disk.
     pub fn is_whole(&self) -> bool {
         matches!(self.status.state, SourceState::Success { .. }) && self.status.piece_count() == Some(self.at_seed)
@@ -463,6 +477,11 @@ impl Swarm {
         }
         if let Report::PieceHeld(piece) | Report::PieceServable(piece) | Report::PieceFailed { piece, .. } = report {
             self.check_in_range(piece)?;
+        }
+        // What ends a membership does not begin one.
+        let ends = matches!(report, Report::Finished { .. } | Report::ServiceDown);
+        if ends && self.members.ordinal(client).is_none() {
+            return Ok(());
         }
         let ordinal = self.ordinal_or_join(now, client, effects);
         if let Some(member) = self.members.get_mut(ordinal) {

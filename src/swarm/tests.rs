@@ -81,10 +81,10 @@ impl ModelStore {
             match change {
                 Change::TaskProgressed { status, .. } => self.status = Some(status),
                 Change::PieceStored { piece, digest, .. } => {
-                    drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: true }))
+                    self.pieces.insert(piece, StoredPiece { piece, digest, stored: true });
                 }
                 Change::PieceLost { piece, digest, .. } => {
-                    drop(self.pieces.insert(piece, StoredPiece { piece, digest, stored: false }))
+                    self.pieces.insert(piece, StoredPiece { piece, digest, stored: false });
                 }
                 Change::ClientChanged(client) => drop(self.clients.insert(client.id.clone(), client)),
                 Change::ClientProgressed { client, chunk, held, servable, .. } => {
