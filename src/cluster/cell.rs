@@ -47,6 +47,8 @@ pub struct Inner {
     pub failed: Option<(Moment, u32)>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
+    /// Clients whose request is being held, and how to wake them.
+    pub held: HashMap<ClientId, Arc<Notify>>,
     /// The ticket of the latest change: what any answer about this task may speak of.
     last_ticket: u64,
 }
@@ -61,6 +63,7 @@ impl Cell {
             removed: false,
             failed: None,
             put_off: HashMap::new(),
+            held: HashMap::new(),
             last_ticket: 0,
         };
         Self { spec, probe: watch::Sender::new(probe), openings: Notify::new(), inner: Mutex::new(inner) }
@@ -88,6 +91,13 @@ impl Inner {
         let ticket = room.submit(std::mem::take(&mut effects.changes), self.last_ticket);
         self.last_ticket = self.last_ticket.max(ticket.number());
         ticket
+    }
+
+    /// A client has said something: what it waits for on another connection may have changed with it.
+    pub fn heard_from(&self, client: &ClientId) {
+        if let Some(waiting) = self.held.get(client) {
+            waiting.notify_one();
+        }
     }
 
     /// The change that makes the task's definition durable, unless it is.

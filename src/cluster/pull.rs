@@ -1,13 +1,19 @@
 //! What members of a task ask and report.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cell::Cell;
 use super::{CallError, Cluster};
 use crate::domain::{ClientId, TaskId};
 use crate::swarm::{Decision, Effects, Event, Refusal, Report, Swarm};
+
+/// A client with pieces on their way is held no longer than this.
+const HOLD_BUSY_MAX: Duration = Duration::from_millis(250);
 
 /// What a client tells about itself or about a range of its file.
 #[derive(Clone, Debug)]
@@ -51,6 +57,7 @@ impl Cluster {
         let ticket = {
             let mut inner = cell.lock();
             let report = told.into_report(&inner.swarm)?;
+            inner.heard_from(&client);
             inner.swarm.handle(self.now(), Event::FromClient { client, report }, &mut effects)?;
             inner.submit(room, &mut effects)
         };
@@ -76,44 +83,73 @@ impl Cluster {
         };
         ticket.durable().await?;
         cell.wake(effects.openings);
-        match decision {
-            Decision::Wait { .. } if !self.config.hold.is_zero() => self.hold(&cell, &client, decision).await,
-            _ => Ok(decision),
-        }
+        let most = match &decision {
+            Decision::Wait { .. } => self.config.hold,
+            // One slow piece must not keep it from asking, and while it waits it may be unable to report.
+            Decision::Continue { nothing_new: true, .. } => self.config.hold.min(HOLD_BUSY_MAX),
+            Decision::Continue { nothing_new: false, .. } | Decision::Finished { .. } | Decision::Failed(_) => Duration::ZERO,
+        };
+        if most.is_zero() { Ok(decision) } else { self.hold(&cell, &client, decision, most).await }
     }
 
-    /// Holds a request until something can be handed out, or until it has been held for long enough.
-    async fn hold(&self, cell: &Cell, client: &ClientId, waiting: Decision) -> Result<Decision, CallError> {
-        let deadline = Instant::now() + self.config.hold;
+    /// Holds a request until its answer would be another, or until it has been held for long enough.
+    async fn hold(&self, cell: &Cell, client: &ClientId, told: Decision, most: Duration) -> Result<Decision, CallError> {
+        let deadline = Instant::now() + most;
         let mut draining = self.draining.subscribe();
+        let held = Held::enter(cell, client);
         loop {
             let mut opening = std::pin::pin!(cell.openings.notified());
             // From here on no opening is missed, whatever happens between looking and waiting.
             opening.as_mut().enable();
-            if let Some(found) = self.look_again(cell, client).await? {
-                return Ok(found);
+            let now = self.look_again(cell, client).await?;
+            if !matches!(now, Decision::Wait { .. }) && now != told {
+                return Ok(now);
             }
             tokio::select! {
                 () = opening => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(waiting),
-                _ = draining.wait_for(|draining| *draining) => return Ok(waiting),
+                () = held.waiting.notified() => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(now),
+                _ = draining.wait_for(|draining| *draining) => return Ok(now),
             }
         }
     }
 
-    /// What the client should do now, unless that is to wait.
-    async fn look_again(&self, cell: &Cell, client: &ClientId) -> Result<Option<Decision>, CallError> {
+    /// What the client should do now.
+    async fn look_again(&self, cell: &Cell, client: &ClientId) -> Result<Decision, CallError> {
         let room = self.committer.room().await?;
         let (decision, ticket) = {
             let mut inner = cell.lock();
             let inner = &mut *inner;
             let decision = inner.swarm.decide(self.now(), &mut inner.rng, client);
-            if matches!(decision, Decision::Wait { .. }) {
-                return Ok(None);
-            }
             (decision, inner.submit(room, &mut Effects::default()))
         };
         ticket.durable().await?;
-        Ok(Some(decision))
+        Ok(decision)
+    }
+}
+
+/// A client whose request is being held.
+struct Held<'a> {
+    cell: &'a Cell,
+    client: &'a ClientId,
+    /// Woken by the client's own reports.
+    waiting: Arc<Notify>,
+}
+
+impl<'a> Held<'a> {
+    fn enter(cell: &'a Cell, client: &'a ClientId) -> Self {
+        let waiting = Arc::new(Notify::new());
+        cell.lock().held.insert(client.clone(), waiting.clone());
+        Self { cell, client, waiting }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.cell.lock();
+        // A later request of the same client may have taken its place.
+        if inner.held.get(self.client).is_some_and(|waiting| Arc::ptr_eq(waiting, &self.waiting)) {
+            inner.held.remove(self.client);
+        }
     }
 }

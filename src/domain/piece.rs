@@ -84,15 +84,16 @@ impl PieceSize {
         u64::from(piece.0) * u64::from(self.content_bytes())
     }
 
-    /// The piece that a reported range speaks of: it starts where a slot starts and ends within that slot.
+    /// The piece that a reported range speaks of.
     ///
-    /// Clients send the slot's whole range; one that clips the last piece at the end of the file is understood as well.
-    pub fn piece_of_range(self, range: &RangeInclusive<u64>) -> Option<PieceNumber> {
+    /// Clients send the slot's whole range; one that clips the last piece at the end of the cached file is understood as well.
+    pub fn piece_of_range(self, range: &RangeInclusive<u64>, cached_length: Option<u64>) -> Option<PieceNumber> {
         let size = u64::from(self.0);
-        if !range.start().is_multiple_of(size) || range.end() < range.start() || range.end() - range.start() >= size {
-            return None;
-        }
-        u32::try_from(range.start() / size).ok().map(PieceNumber)
+        let piece = PieceNumber(u32::try_from(range.start() / size).ok()?);
+        let slot = self.slot_range(piece);
+        let clipped_end = cached_length.and_then(|length| length.checked_sub(1)).map(|last| last.min(*slot.end()));
+        let ends_as_it_should = range.end() == slot.end() || Some(*range.end()) == clipped_end;
+        (range.start() == slot.start() && ends_as_it_should).then_some(piece)
     }
 
     /// The four bytes before a piece's content.
@@ -137,14 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn a_range_names_its_piece_only_from_the_start_of_a_slot() {
+    fn a_range_names_its_piece_only_as_a_whole_slot() {
         let size = PieceSize::DEFAULT;
         let piece = PieceNumber(2);
-        assert_eq!(size.piece_of_range(&size.slot_range(piece)), Some(piece));
-        assert_eq!(size.piece_of_range(&(8_388_608..=8_388_700)), Some(piece), "clipped at the end of the file");
-        assert_eq!(size.piece_of_range(&(1..=4_194_304)), None);
-        assert_eq!(size.piece_of_range(&(0..=4_194_304)), None, "longer than a slot");
-        assert_eq!(size.piece_of_range(&(0..=u64::MAX)), None);
+        assert_eq!(size.piece_of_range(&size.slot_range(piece), None), Some(piece));
+        assert_eq!(size.piece_of_range(&(8_388_608..=8_388_700), Some(8_388_701)), Some(piece), "clipped at the end of the file");
+        assert_eq!(size.piece_of_range(&(8_388_608..=8_388_700), Some(9_000_000)), None, "clipped before it");
+        assert_eq!(size.piece_of_range(&(8_388_608..=8_388_700), None), None);
+        assert_eq!(size.piece_of_range(&(1..=4_194_304), None), None);
+        assert_eq!(size.piece_of_range(&(0..=4_194_304), None), None, "longer than a slot");
+        assert_eq!(size.piece_of_range(&(0..=u64::MAX), None), None);
     }
 
     #[test]

@@ -46,6 +46,14 @@ impl Dialect {
         }
     }
 
+    /// The code that accepts that a client goes away.
+    pub fn going_down_accepted(self) -> super::wire::Code {
+        match self {
+            Self::Dfget(version) if version.expects_report_codes() => super::wire::Code::DownAccepted,
+            Self::Dfget(_) | Self::Documented => super::wire::Code::Success,
+        }
+    }
+
     /// The code that accepts a report of a piece.
     pub fn piece_accepted(self) -> super::wire::Code {
         match self {

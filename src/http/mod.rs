@@ -4,6 +4,7 @@
 //! connections themselves ([`connections`]). Wire types become domain values here, and nowhere else.
 //! Must not: decide, or keep anything between two requests.
 
+mod client_api;
 mod connections;
 mod control;
 mod dialect;
@@ -57,7 +58,21 @@ pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
         .and(warp::header::optional::<String>(header::CONTENT_TYPE.as_str()))
         .and(limited_body())
         .then(peer_api::registry);
-    warp::path("peer").and(task.or(suc).unify().or(registry).unify()).map(Reply::into_response).recover(explain).unify().boxed()
+    let service_down =
+        warp::path!("service" / "down").and(warp::get()).and(with_api()).and(query()).then(client_api::service_down);
+    let piece_error = warp::path!("piece" / "error").and(warp::get()).and(with_api()).and(query()).then(client_api::piece_error);
+    let network =
+        warp::path!("network").and(warp::post()).and(with_api()).and(query()).and(limited_body()).then(client_api::network);
+    let heartbeat = warp::path!("heartbeat").and(warp::post()).and(with_api()).and(limited_body()).then(client_api::heartbeat);
+    let rarer = registry.or(service_down).unify().or(piece_error).unify().or(network).unify().map(Reply::into_response);
+    let rarer = rarer.or(heartbeat).unify().boxed();
+    let peer = warp::path("peer").and(task.or(suc).unify().map(Reply::into_response).or(rarer).unify());
+
+    let metrics = warp::path!("task" / "metrics").and(warp::post()).and(limited_body()).then(client_api::task_metrics);
+    let ping = warp::path!("_ping").and(warp::get()).then(client_api::ping).map(Reply::into_response);
+    let version = warp::path!("version").and(warp::get()).then(client_api::version);
+    let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().boxed();
+    peer.or(others).unify().recover(explain).unify().boxed()
 }
 
 /// The routes of the download port.

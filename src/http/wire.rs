@@ -6,6 +6,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::dialect::DownLink;
+use crate::cluster::{Node, Share};
 
 /// The code of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub enum Code {
     WaitAuth = 609,
     SourceError = 610,
     PieceAccepted = 611,
+    DownAccepted = 612,
 }
 
 impl Code {
@@ -34,7 +36,7 @@ impl Code {
     /// The message that goes with the code where there is nothing more to say.
     const fn default_message(self) -> &'static str {
         match self {
-            Self::Success | Self::PieceAccepted => "success",
+            Self::Success | Self::PieceAccepted | Self::DownAccepted => "success",
             Self::SystemError => "system error",
             Self::ParamIllegal => "param is illegal",
             Self::TargetNotFound => "target not found",
@@ -146,4 +148,88 @@ pub struct FinishedData {
     pub md5: String,
     /// Bytes of the cached (wrapped) file.
     pub file_length: u64,
+}
+
+/// A client that serves something, with the field names of the published types.
+#[derive(Debug, Serialize)]
+pub struct NodeData {
+    basic: PeerData,
+    load: u32,
+    tasks: Vec<ShareData>,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerData {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "IP")]
+    ip: String,
+    port: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct ShareData {
+    task: TaskData,
+    pieces: Vec<SharedPieceData>,
+}
+
+/// A task as those are told of it who named its URL: without headers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskData {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "taskURL")]
+    task_url: String,
+    #[serde(rename = "httpFileLength")]
+    http_file_length: i64,
+    piece_size: u32,
+    piece_total: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SharedPieceData {
+    #[serde(rename = "pID")]
+    peer_id: String,
+    #[serde(rename = "peerIP")]
+    peer_ip: String,
+    peer_port: u16,
+    path: String,
+    piece_range: String,
+    piece_size: u32,
+}
+
+impl From<&Node> for NodeData {
+    fn from(node: &Node) -> Self {
+        let endpoint = node.shares.first().map(|share| share.endpoint.clone());
+        let (ip, port) = endpoint.map(|endpoint| (endpoint.ip.to_string(), endpoint.port)).unwrap_or_default();
+        let basic = PeerData { id: node.client.to_string(), ip, port };
+        Self { basic, load: node.load, tasks: node.shares.iter().map(ShareData::from).collect() }
+    }
+}
+
+impl From<&Share> for ShareData {
+    fn from(share: &Share) -> Self {
+        let size = share.piece_size();
+        let piece = |piece| {
+            let range = size.slot_range(piece);
+            SharedPieceData {
+                peer_id: share.endpoint.client.to_string(),
+                peer_ip: share.endpoint.ip.to_string(),
+                peer_port: share.endpoint.port,
+                path: share.endpoint.path.to_string(),
+                piece_range: format!("{}-{}", range.start(), range.end()),
+                piece_size: size.bytes(),
+            }
+        };
+        let task = TaskData {
+            id: share.spec.id.to_string(),
+            task_url: share.spec.task_url.clone(),
+            http_file_length: share.status.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
+            piece_size: size.bytes(),
+            piece_total: share.status.piece_count().unwrap_or_default(),
+        };
+        Self { task, pieces: share.pieces.iter().copied().map(piece).collect() }
+    }
 }

@@ -90,6 +90,7 @@ pub struct Store {
     file: File,
     path: PathBuf,
     boot: u64,
+    node: u64,
 }
 
 impl Store {
@@ -98,8 +99,8 @@ impl Store {
         let db = open_sled(path)?;
         migrate::bring_up_to_date(&db)?;
         let trees = schema::Trees::open(&db)?;
-        let boot = trees.count_boot()?;
-        let store = Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot };
+        let (boot, node) = (trees.count_boot()?, trees.node()?);
+        let store = Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot, node };
         store.make_durable(Durability::Power)?;
         Ok(store)
     }
@@ -109,12 +110,17 @@ impl Store {
         let db = open_sled(path)?;
         migrate::refuse_newer(&db)?;
         let trees = schema::Trees::open(&db)?;
-        Ok(Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot: 0 })
+        Ok(Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot: 0, node: 0 })
     }
 
     /// How often this database was opened by a service, this time included.
     pub const fn boot(&self) -> u64 {
         self.boot
+    }
+
+    /// Tells this database from any other; drawn when it was new.
+    pub const fn node(&self) -> u64 {
+        self.node
     }
 
     /// Makes everything written so far survive what `durability` promises.

@@ -11,6 +11,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
 pub const SCHEMA_KEY: &[u8] = b"schema";
 const BOOT_KEY: &[u8] = b"boot";
+/// A random number that was drawn when the database was new: another one means that state was lost.
+const NODE_KEY: &[u8] = b"node";
 
 /// Bytes of a task id, which every key but a peer's begins with.
 const TASK_BYTES: usize = 32;
@@ -39,6 +41,13 @@ impl Trees {
             clients: open("clients")?,
             progress: open("progress")?,
         })
+    }
+
+    /// The number that this database was given when it was new.
+    pub fn node(&self) -> Result<u64, StoreError> {
+        let drawn = |old: Option<&[u8]>| Some(old.map_or_else(|| IVec::from(&fastrand::u64(..).to_be_bytes()), IVec::from));
+        let node = self.meta.update_and_fetch(NODE_KEY, drawn).map_err(StoreError::sled("name the database"))?;
+        Ok(node.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
     }
 
     /// One more service has opened this database; tells how many have.

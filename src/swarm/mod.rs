@@ -21,6 +21,7 @@ mod invariants;
 mod tests;
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +147,16 @@ pub struct Assignment {
     pub server: Server,
 }
 
+/// A client that others may be sent to.
+#[derive(Clone, Debug)]
+pub struct ServingClient {
+    pub endpoint: Arc<Endpoint>,
+    /// Uploads that it does now, for all its tasks.
+    pub uploads: u32,
+    /// What it serves, ascending.
+    pub pieces: Vec<PieceNumber>,
+}
+
 /// What a client should do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -155,7 +166,11 @@ pub enum Decision {
         cached_length: u64,
     },
     /// Everything it should be fetching; what it was told before comes again from the same server.
-    Continue(Vec<Assignment>),
+    Continue {
+        assignments: Vec<Assignment>,
+        /// It was told all of this before and has a place free: something more may turn up.
+        nothing_new: bool,
+    },
     /// Nothing in flight and nothing to hand out.
     Wait {
         held: u32,
@@ -245,10 +260,12 @@ impl Swarm {
         u32::try_from(prefix).unwrap_or(self.at_seed)
     }
 
-    /// Whether a range names a piece that this file can have.
-    pub fn piece_of_range(&self, range: &std::ops::RangeInclusive<u64>) -> Result<PieceNumber, Refusal> {
-        let piece = self.status.piece_size.piece_of_range(range).ok_or(Refusal::PieceOutOfRange)?;
-        self.check_in_range(piece)
+    /// The piece that a range names, if this file can have it.
+    pub fn piece_of_range(&self, range: &RangeInclusive<u64>) -> Result<PieceNumber, Refusal> {
+        let size = self.status.piece_size;
+        let cached_length =
+            self.status.length.zip(self.status.piece_count()).map(|(length, count)| size.cached_length(length, count));
+        self.check_in_range(size.piece_of_range(range, cached_length).ok_or(Refusal::PieceOutOfRange)?)
     }
 
     fn check_in_range(&self, piece: PieceNumber) -> Result<PieceNumber, Refusal> {
@@ -307,7 +324,7 @@ impl Swarm {
         if let Some(finished) = self.finished(ordinal) {
             return finished;
         }
-        self.assign(now, rng, ordinal);
+        let granted = self.assign(now, rng, ordinal);
         let Some(member) = self.members.get(ordinal) else {
             return self.wait(0);
         };
@@ -318,7 +335,8 @@ impl Swarm {
             let digest = self.pieces.get(lease.piece.index())?.digest?;
             Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
         };
-        Decision::Continue(member.leases.iter().filter_map(assignment).collect())
+        let nothing_new = granted == 0 && member.leases.len() < self.limits.down;
+        Decision::Continue { assignments: member.leases.iter().filter_map(assignment).collect(), nothing_new }
     }
 
     fn wait(&self, held: u32) -> Decision {
@@ -329,12 +347,6 @@ impl Swarm {
             SourceState::Failed(_) => "Fail",
         };
         Decision::Wait { held, at_seed: self.at_seed, source }
-    }
-
-    /// Whether the client has a free place for another piece while others are on their way.
-    pub fn has_free_place(&self, client: &ClientId) -> bool {
-        let member = self.members.ordinal(client).and_then(|ordinal| self.members.get(ordinal));
-        member.is_some_and(|member| member.leases.len() < self.limits.down)
     }
 
     /// Ends what has taken too long: an overdue transfer gives its slot and its promise to others, an expired lease is
@@ -379,6 +391,20 @@ impl Swarm {
             SourceState::Failed(failure) => Some(failure),
             SourceState::Waiting | SourceState::Running | SourceState::Success { .. } => None,
         }
+    }
+
+    /// Members that serve something, in the order of their places.
+    pub fn serving_clients(&self) -> impl Iterator<Item = ServingClient> {
+        let serves = |(_, member): (u32, &Member)| {
+            let server = member.intro.server.as_ref().filter(|_| member.serves(self.limits.serve_errors))?;
+            let pieces: Vec<PieceNumber> = member.servable.iter().collect();
+            (!pieces.is_empty()).then(|| ServingClient {
+                endpoint: member.intro.endpoint.clone(),
+                uploads: server.uploads(),
+                pieces,
+            })
+        };
+        self.members.iter().filter_map(serves)
     }
 
     /// Pieces on our disk, ascending.
@@ -570,9 +596,9 @@ impl Swarm {
     }
 
     fn take_down(&mut self, ordinal: u32, effects: &mut Effects) {
-        if self.members.get(ordinal).is_none_or(|member| member.gone) {
-            return;
-        }
+        let Some(member) = self.members.get(ordinal).filter(|member| !member.gone) else { return };
+        // Others waited for what it was going to serve.
+        effects.open(u32::try_from(member.leases.len()).unwrap_or(u32::MAX));
         self.stop_serving(ordinal);
         if let Some(member) = self.members.get_mut(ordinal) {
             member.gone = true;

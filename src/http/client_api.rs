@@ -1,0 +1,190 @@
+//! The rest of what clients call: going away, bad pieces, heartbeats, the network, and how their downloads went.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use warp::Reply;
+use warp::reply::Response;
+
+use super::Api;
+use super::dialect::Dialect;
+use super::params::{BadParam, Params};
+use super::peer_api::{illegal, refusal};
+use super::range::parse_piece_range;
+use super::registration::{client_id, task_id};
+use super::wire::{Answer, Code, NodeData};
+use crate::cluster::Accused;
+use crate::domain::{ClientId, TaskId};
+
+/// The supernode's own client ids begin like this.
+const SEED_PREFIX: &str = "cdnnode:";
+/// Nodes of one answer.
+const NODES_MAX: usize = 1000;
+
+/// `GET /peer/service/down`
+pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
+    let params = Params::of_query(&query);
+    let (task, client) = match task_id(&params).and_then(|task| Ok((task, client_id(&params, "cid")?))) {
+        Ok(call) => call,
+        Err(bad) => return illegal(&bad),
+    };
+    // Asked before it goes: a client that leaves takes its version with it.
+    let version = api.cluster.introduction(&task, &client).map(|(version, _)| version).unwrap_or_default();
+    match api.cluster.take_down(&task, client).await {
+        Ok(()) => Answer::code(Dialect::of(&params, version).going_down_accepted()),
+        Err(error) => refusal(&error),
+    }
+}
+
+/// `GET /peer/piece/error`
+pub async fn piece_error(api: Arc<Api>, query: String) -> Answer {
+    let params = Params::of_query(&query);
+    let (task, client, accused, range) = match read_piece_error(&params) {
+        Ok(report) => report,
+        Err(bad) => return illegal(&bad),
+    };
+    match api.cluster.report_damage(&task, client, accused, range).await {
+        Ok(()) => Answer::code(Code::Success),
+        Err(error) => refusal(&error),
+    }
+}
+
+type PieceError = (TaskId, ClientId, Accused, Option<std::ops::RangeInclusive<u64>>);
+
+fn read_piece_error(params: &Params<'_>) -> Result<PieceError, BadParam> {
+    let task = task_id(params)?;
+    let client = client_id(params, "srcCid")?;
+    let server = client_id(params, "dstCid")?;
+    let accused = if server.as_str().starts_with(SEED_PREFIX) { Accused::Seed } else { Accused::Peer(server) };
+    if !matches!(params.required("errorType")?, "FILE_NOT_EXIST" | "FILE_MD5_NOT_MATCH") {
+        return Err(BadParam::new("errorType", "must be FILE_NOT_EXIST or FILE_MD5_NOT_MATCH"));
+    }
+    let range = match params.text("range")? {
+        "" => None,
+        text => Some(parse_piece_range(text).ok_or_else(|| BadParam::new("range", "must be like 0-4194303"))?),
+    };
+    Ok((task, client, accused, range))
+}
+
+/// The answer to a heartbeat: in the envelope, and once more at the top, where the published server has it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Heartbeat<'a> {
+    code: u16,
+    msg: &'static str,
+    data: &'a HeartbeatData,
+    #[serde(flatten)]
+    bare: &'a HeartbeatData,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HeartbeatData {
+    need_register: bool,
+    #[serde(rename = "seedTaskIDs")]
+    seed_task_ids: [String; 0],
+    version: String,
+}
+
+/// `POST /peer/heartbeat`
+pub async fn heartbeat(api: Arc<Api>, body: Bytes) -> Response {
+    let params = match read_object(&body) {
+        Ok(params) => params,
+        Err(answer) => return answer.into_response(),
+    };
+    let (client, ip, port) = match read_address(&params) {
+        Ok(address) => address,
+        Err(bad) => return illegal(&bad).into_response(),
+    };
+    let known = match api.cluster.knows_peer(client, ip, port).await {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "heartbeat cannot be answered");
+            return Answer::code(Code::SystemError).into_response();
+        }
+    };
+    let data = HeartbeatData { need_register: !known, seed_task_ids: [], version: api.cluster.state_version() };
+    warp::reply::json(&Heartbeat { code: 200, msg: "success", data: &data, bare: &data }).into_response()
+}
+
+fn read_address(params: &Params<'_>) -> Result<(ClientId, std::net::IpAddr, u16), BadParam> {
+    let client = client_id(params, "cID")?;
+    let ip = params.required("IP")?.parse().map_err(|_| BadParam::new("IP", "must be an IP address"))?;
+    Ok((client, ip, params.number("port", "a number from 0 to 65535")?))
+}
+
+/// `POST /peer/network?start&limit`
+pub async fn network(api: Arc<Api>, query: String, body: Bytes) -> Answer {
+    let (page, params) = (Params::of_query(&query), read_object(&body));
+    let params = match params {
+        Ok(params) => params,
+        Err(answer) => return answer,
+    };
+    let read = || -> Result<(HashSet<String>, usize, usize), BadParam> {
+        let start = optional_number(&page, "start", 0)?;
+        let limit = optional_number(&page, "limit", NODES_MAX)?.min(NODES_MAX);
+        Ok((params.list("urls")?.into_iter().collect(), start, limit))
+    };
+    let (urls, start, limit) = match read() {
+        Ok(asked) => asked,
+        Err(bad) => return illegal(&bad),
+    };
+    let nodes: Vec<NodeData> = api.cluster.network(&urls, start, limit).iter().map(NodeData::from).collect();
+    Answer::data(Code::Success, serde_json::json!({ "nodes": nodes }))
+}
+
+fn optional_number(params: &Params<'_>, name: &'static str, default: usize) -> Result<usize, BadParam> {
+    if params.text(name)?.is_empty() { Ok(default) } else { params.number(name, "a whole number") }
+}
+
+/// `POST /task/metrics`
+pub async fn task_metrics(body: Bytes) -> Answer {
+    match read_object(&body).map(|params| read_metrics(&params)) {
+        Ok(Ok(())) => Answer::code(Code::Success),
+        Ok(Err(bad)) => illegal(&bad),
+        Err(answer) => answer,
+    }
+}
+
+fn read_metrics(params: &Params<'_>) -> Result<(), BadParam> {
+    params.flag("success")?;
+    let duration = params.text("duration")?;
+    let sensible = duration.is_empty() || duration.parse::<f64>().is_ok_and(|seconds| seconds.is_finite() && seconds >= 0.0);
+    if !sensible {
+        return Err(BadParam::new("duration", "must be a number of seconds"));
+    }
+    let length = params.text("fileLength")?;
+    if !length.is_empty() && length.parse::<i64>().is_err() {
+        return Err(BadParam::new("fileLength", "must be a number of bytes"));
+    }
+    Ok(())
+}
+
+/// `GET /_ping`
+pub async fn ping() -> &'static str {
+    "OK"
+}
+
+/// `GET /version`, with the fields of the published server's answer.
+pub async fn version() -> Response {
+    warp::reply::json(&serde_json::json!({
+        "Version": env!("CARGO_PKG_VERSION"),
+        "Revision": "",
+        "BuildDate": "",
+        "GoVersion": "",
+        "OS": std::env::consts::OS,
+        "Arch": std::env::consts::ARCH,
+    }))
+    .into_response()
+}
+
+fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(Params::of_object(object)),
+        _ => Err(Answer::transport(StatusCode::BAD_REQUEST, "the body is not a JSON object")),
+    }
+}
