@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -11,9 +10,6 @@ use super::cell::Cell;
 use super::{CallError, Cluster};
 use crate::domain::{ClientId, TaskId};
 use crate::swarm::{Decision, Effects, Event, Refusal, Report, Swarm};
-
-/// A client with pieces on their way is held no longer than this.
-const HOLD_BUSY_MAX: Duration = Duration::from_millis(250);
 
 /// What a client tells about itself or about a range of its file.
 #[derive(Clone, Debug)]
@@ -83,18 +79,16 @@ impl Cluster {
         };
         ticket.durable().await?;
         cell.wake(effects.openings);
-        let most = match &decision {
-            Decision::Wait { .. } => self.config.hold,
-            // One slow piece must not keep it from asking, and while it waits it may be unable to report.
-            Decision::Continue { nothing_new: true, .. } => self.config.hold.min(HOLD_BUSY_MAX),
-            Decision::Continue { nothing_new: false, .. } | Decision::Finished { .. } | Decision::Failed(_) => Duration::ZERO,
-        };
-        if most.is_zero() { Ok(decision) } else { self.hold(&cell, &client, decision, most).await }
+        match decision {
+            // A client with pieces on their way is answered at once: while it waits for us, it may be unable to report.
+            Decision::Wait { .. } if !self.config.hold.is_zero() => self.hold(&cell, &client).await,
+            decision => Ok(decision),
+        }
     }
 
-    /// Holds a request until its answer would be another, or until it has been held for long enough.
-    async fn hold(&self, cell: &Cell, client: &ClientId, told: Decision, most: Duration) -> Result<Decision, CallError> {
-        let deadline = Instant::now() + most;
+    /// Holds a request until there is something to do, or until it has been held for long enough.
+    async fn hold(&self, cell: &Cell, client: &ClientId) -> Result<Decision, CallError> {
+        let deadline = Instant::now() + self.config.hold;
         let mut draining = self.draining.subscribe();
         let held = Held::enter(cell, client);
         loop {
@@ -102,7 +96,7 @@ impl Cluster {
             // From here on no opening is missed, whatever happens between looking and waiting.
             opening.as_mut().enable();
             let now = self.look_again(cell, client).await?;
-            if !matches!(now, Decision::Wait { .. }) && now != told {
+            if !matches!(now, Decision::Wait { .. }) {
                 return Ok(now);
             }
             tokio::select! {

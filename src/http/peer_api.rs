@@ -64,7 +64,7 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
         Ok(Decision::Finished { md5, cached_length }) => {
             Answer::data(Code::Finished, FinishedData { md5: md5.to_string(), file_length: cached_length })
         }
-        Ok(Decision::Continue { assignments, .. }) => {
+        Ok(Decision::Continue(assignments)) => {
             let reader = Reader::new(&api, &params, &task, &client, local);
             let pieces: Vec<PieceData> = assignments.iter().map(|assignment| reader.piece(assignment)).collect();
             Answer::data(Code::Continue, pieces)

@@ -166,11 +166,7 @@ pub enum Decision {
         cached_length: u64,
     },
     /// Everything it should be fetching; what it was told before comes again from the same server.
-    Continue {
-        assignments: Vec<Assignment>,
-        /// It was told all of this before and has a place free: something more may turn up.
-        nothing_new: bool,
-    },
+    Continue(Vec<Assignment>),
     /// Nothing in flight and nothing to hand out.
     Wait {
         held: u32,
@@ -324,7 +320,7 @@ impl Swarm {
         if let Some(finished) = self.finished(ordinal) {
             return finished;
         }
-        let granted = self.assign(now, rng, ordinal);
+        self.assign(now, rng, ordinal);
         let Some(member) = self.members.get(ordinal) else {
             return self.wait(0);
         };
@@ -335,8 +331,7 @@ impl Swarm {
             let digest = self.pieces.get(lease.piece.index())?.digest?;
             Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
         };
-        let nothing_new = granted == 0 && member.leases.len() < self.limits.down;
-        Decision::Continue { assignments: member.leases.iter().filter_map(assignment).collect(), nothing_new }
+        Decision::Continue(member.leases.iter().filter_map(assignment).collect())
     }
 
     fn wait(&self, held: u32) -> Decision {

@@ -23,24 +23,22 @@ pub(super) const fn is_cheap(digest: &PieceDigest) -> bool {
 }
 
 impl Swarm {
-    /// Fills the client's free places with leases, as far as there is something to hand out; tells how many.
-    pub(super) fn assign(&mut self, now: Moment, rng: &mut fastrand::Rng, ordinal: u32) -> usize {
-        let Some(member) = self.members.get(ordinal) else { return 0 };
-        let free = self.limits.down.saturating_sub(member.leases.len());
-        let mut granted = 0;
+    /// Fills the client's free places with leases, as far as there is something to hand out.
+    pub(super) fn assign(&mut self, now: Moment, rng: &mut fastrand::Rng, ordinal: u32) {
+        let Some(member) = self.members.get(ordinal) else { return };
+        let mut free = self.limits.down.saturating_sub(member.leases.len());
         if free == 0 {
-            return granted;
+            return;
         }
         for piece in self.rarest_missing(rng, ordinal) {
             if let Some((server, slot)) = self.choose_server(now, rng, ordinal, piece) {
                 self.grant(now, ordinal, piece, server, slot);
-                granted += 1;
-                if granted == free {
-                    break;
+                free -= 1;
+                if free == 0 {
+                    return;
                 }
             }
         }
-        granted
     }
 
     /// Pieces that the client lacks and that can be handed out, those with the fewest copies first.

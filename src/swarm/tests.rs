@@ -326,7 +326,7 @@ fn run_swarm(seed: u64, pieces: u32, mut clients: Vec<HonestClient>) -> (u32, u3
             let id = client_id(client.index);
             match history.swarm.decide(history.now, &mut history.rng, &id) {
                 Decision::Finished { .. } => client.finished = true,
-                Decision::Continue { assignments, .. } => {
+                Decision::Continue(assignments) => {
                     let assignment = &assignments[0];
                     match assignment.server {
                         Server::Seed => from_seed += 1,
@@ -376,7 +376,7 @@ fn a_client_that_cannot_serve_is_never_handed_out() {
     history.take(Step::Fetch { piece: 0 });
     history.take(Step::Report { client: 0, report: Report::PieceServable(PieceNumber(0)) });
     history.take(Step::Register { client: 1, serves: true });
-    let Decision::Continue { assignments, .. } = history.swarm.decide(history.now, &mut history.rng, &client_id(1)) else {
+    let Decision::Continue(assignments) = history.swarm.decide(history.now, &mut history.rng, &client_id(1)) else {
         panic!("the supernode has the piece")
     };
     assert_eq!(assignments[0].server, Server::Seed);
@@ -424,7 +424,7 @@ fn an_overdue_transfer_gives_its_slot_to_others_and_may_still_finish() {
     assert_eq!(history.servers.uploads(), 1);
     history.take(Step::Pass { ms: 10_000 });
     assert_eq!(history.servers.uploads(), 0);
-    let Decision::Continue { assignments: again, .. } = history.swarm.decide(history.now, &mut history.rng, &client_id(1)) else {
+    let Decision::Continue(again) = history.swarm.decide(history.now, &mut history.rng, &client_id(1)) else {
         panic!("it may still be fetching")
     };
     assert_eq!(again.len(), 1);
