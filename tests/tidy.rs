@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 const MAY_USE: [(&str, &[&str]); 10] = [
     ("domain", &[]),
     ("swarm", &["domain"]),
-    ("store", &["domain"]),
-    ("pieces", &["domain"]),
-    ("origin", &["domain"]),
-    ("cdn", &["domain", "pieces", "origin"]),
+    ("store", &["domain", "telemetry"]),
+    ("pieces", &["domain", "telemetry"]),
+    ("origin", &["domain", "telemetry"]),
+    ("cdn", &["domain", "pieces", "origin", "telemetry"]),
     ("config", &[]),
     // The worker's errors are the sources' errors and the piece files'; the cluster tells clients what they mean.
-    ("cluster", &["domain", "swarm", "store", "pieces", "origin", "cdn", "config"]),
+    ("cluster", &["domain", "swarm", "store", "pieces", "origin", "cdn", "config", "telemetry"]),
     // Decisions are the swarm's; the wire writes them out.
-    ("http", &["domain", "swarm", "cluster"]),
+    ("http", &["domain", "swarm", "cluster", "telemetry"]),
     ("telemetry", &[]),
 ];
 

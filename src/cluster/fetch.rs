@@ -8,6 +8,7 @@ use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
 use crate::origin::OriginError;
 use crate::swarm::{Effects, Event};
+use crate::telemetry::metrics::METRICS;
 
 impl Cluster {
     /// Begins to fetch what is missing of a task, unless that is under way.
@@ -20,6 +21,7 @@ impl Cluster {
         }
         let (cluster, cell) = (self.clone(), cell.clone());
         self.background.spawn(async move {
+            METRICS.cdn_trigger.inc();
             let Some(outcome) = cluster.stopping.run_until_cancelled(cluster.fetch(&cell)).await else { return };
             match outcome {
                 Ok(fetched) => cluster.finish(&cell, fetched).await,
@@ -52,6 +54,7 @@ impl Cluster {
 
     async fn finish(&self, cell: &Cell, fetched: Fetched) {
         tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
+        METRICS.cdn_download.inc();
         let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
         // A failed commit stops the service, which is told of it by the committer.
         let _ = self.record(cell, event).await;
@@ -64,6 +67,10 @@ impl Cluster {
         let now = self.now();
         let answered = cell.lock().swarm.status().state != SourceState::Waiting;
         tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
+        METRICS.cdn_download_failed.inc();
+        if !answered {
+            METRICS.cdn_trigger_failed.inc();
+        }
         let (refused, missing) = Refused::of(error);
         let untouched = {
             let mut tasks = self.tasks.write();

@@ -142,11 +142,10 @@ fn rows_of(rows: TaskRows) -> impl Iterator<Item = Row> {
 }
 
 fn task_row(rows: &TaskRows) -> Row {
-    let (state, reason, source_md5) = match &rows.status.state {
-        SourceState::Waiting => ("WAITING", None, None),
-        SourceState::Running => ("RUNNING", None, None),
-        SourceState::Success { md5, .. } => ("SUCCESS", None, Some(md5.to_string())),
-        SourceState::Failed(failure) => ("FAILED", Some(failure.reason.clone()), None),
+    let (reason, source_md5) = match &rows.status.state {
+        SourceState::Waiting | SourceState::Running => (None, None),
+        SourceState::Success { md5, .. } => (None, Some(md5.to_string())),
+        SourceState::Failed(failure) => (Some(failure.reason.clone()), None),
     };
     Row::Task {
         task: rows.spec.id.to_string(),
@@ -155,7 +154,7 @@ fn task_row(rows: &TaskRows) -> Row {
         md5: rows.spec.md5.clone(),
         identifier: rows.spec.identifier.clone(),
         header_names: rows.spec.headers.iter().map(|(name, _)| name.clone()).collect(),
-        state: state.into(),
+        state: source_state(&rows.status.state).into(),
         reason,
         length: rows.status.length,
         piece_size: rows.status.piece_size.bytes(),
@@ -167,11 +166,21 @@ fn task_row(rows: &TaskRows) -> Row {
     }
 }
 
-const fn client_state(state: ClientState) -> &'static str {
+pub(super) const fn client_state(state: ClientState) -> &'static str {
     match state {
         ClientState::Waiting => "WAITING",
         ClientState::Running => "RUNNING",
         ClientState::Success => "SUCCESS",
         ClientState::Fail => "FAIL",
+    }
+}
+
+/// A source's state by the published names.
+pub(super) const fn source_state(state: &SourceState) -> &'static str {
+    match state {
+        SourceState::Waiting => "WAITING",
+        SourceState::Running => "RUNNING",
+        SourceState::Success { .. } => "SUCCESS",
+        SourceState::Failed(_) => "FAILED",
     }
 }

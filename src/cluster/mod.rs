@@ -32,6 +32,7 @@ use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
+use crate::telemetry::metrics::METRICS;
 use cell::Cell;
 pub use damage::Accused;
 pub use download::{Readable, Unreadable};
@@ -187,6 +188,27 @@ impl Cluster {
         let inner = cell.lock();
         let Introduction { version, seed_host, .. } = inner.swarm.introduction(client)?;
         Some((*version, seed_host.clone()))
+    }
+
+    /// Brings the gauges up to date: what is counted when somebody looks, and not for every change.
+    pub fn observe(&self) {
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        let (mut peers, mut tasks, mut downloads) = (0, HashMap::new(), HashMap::new());
+        for cell in cells {
+            let inner = cell.lock();
+            peers += inner.swarm.members();
+            *tasks.entry(inventory::source_state(&inner.swarm.status().state)).or_insert(0) += 1;
+            for (call_system, state) in inner.swarm.states() {
+                *downloads.entry((call_system.clone(), inventory::client_state(state))).or_insert(0) += 1;
+            }
+        }
+        METRICS.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+        METRICS.tasks.reset();
+        tasks.into_iter().for_each(|(state, count)| METRICS.tasks.with_label_values(&[state]).set(count));
+        METRICS.dfget_tasks.reset();
+        downloads
+            .into_iter()
+            .for_each(|((call_system, state), count)| METRICS.dfget_tasks.with_label_values(&[&*call_system, state]).set(count));
     }
 
     fn cell(&self, task: &TaskId) -> Result<Arc<Cell>, CallError> {

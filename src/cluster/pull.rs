@@ -10,6 +10,7 @@ use super::cell::Cell;
 use super::{CallError, Cluster};
 use crate::domain::{ClientId, TaskId};
 use crate::swarm::{Decision, Effects, Event, Refusal, Report, Swarm};
+use crate::telemetry::metrics::METRICS;
 
 /// What a client tells about itself or about a range of its file.
 #[derive(Clone, Debug)]
@@ -74,7 +75,9 @@ impl Cluster {
             let now = self.now();
             inner.swarm.handle(now, Event::FromClient { client: client.clone(), report }, &mut effects)?;
             let inner = &mut *inner;
+            let deciding = Instant::now();
             let decision = inner.swarm.decide(now, &mut inner.rng, &client);
+            METRICS.schedule_duration.observe(deciding.elapsed().as_secs_f64() * 1000.0);
             (decision, inner.submit(room, &mut effects))
         };
         ticket.durable().await?;

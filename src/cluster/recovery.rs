@@ -9,6 +9,7 @@ use crate::domain::{ClientId, ClientVersion, Endpoint, Peer, PieceSet, SourceSta
 use crate::pieces::PieceFile;
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, StoredClient, StoredPiece, StoredTask, Swarm};
+use crate::telemetry::metrics::METRICS;
 
 impl Cluster {
     /// Rebuilds all swarms from the store.
@@ -64,12 +65,15 @@ impl Cluster {
             port: 0,
             host_name: String::new(),
             version: String::new(),
+            call_system: String::new(),
+            dfdaemon: false,
             seed_host: "".into(),
         };
         let peer = peer.unwrap_or_else(unheard);
         Introduction {
             server: self.servers.lock().at(peer.ip, peer.port),
             version: ClientVersion::parse(&peer.version),
+            call_system: METRICS.call_system(&peer.call_system),
             seed_host: peer.seed_host,
             endpoint: Arc::new(Endpoint { client: peer.id, ip: peer.ip, port: peer.port, path }),
         }

@@ -12,6 +12,7 @@ use crate::domain::{
     Change, ClientVersion, Endpoint, Fault, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 use crate::swarm::{Effects, Event, Introduction, Swarm};
+use crate::telemetry::metrics::METRICS;
 
 /// How long a registration waits for the source's first answer. Clients give a registration 5 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -61,9 +62,11 @@ impl Cluster {
         let intro = Introduction {
             server: self.servers.lock().at(peer.ip, peer.port),
             version: ClientVersion::parse(&peer.version),
+            call_system: METRICS.call_system(&peer.call_system),
             seed_host: peer.seed_host.clone(),
             endpoint: Arc::new(endpoint),
         };
+        let call_system = intro.call_system.clone();
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let (registered, ticket) = {
@@ -82,6 +85,8 @@ impl Cluster {
             (registered, inner.submit(room, &mut effects))
         };
         ticket.durable().await?;
+        METRICS.tasks_registered.inc();
+        METRICS.dfget_tasks_registered.with_label_values(&[&*call_system]).inc();
         Ok(registered)
     }
 
@@ -90,6 +95,7 @@ impl Cluster {
         let known = self.tasks.read().get(&spec.id).cloned();
         if let Some(cell) = known {
             check_same(spec, &cell.spec)?;
+            METRICS.cdn_cache_hit.inc();
             self.revive(&cell).await?;
             return Ok(cell);
         }

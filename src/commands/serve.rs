@@ -15,7 +15,7 @@ use super::home_lock::HomeLock;
 use super::sockets::{Sockets, reachable};
 use crate::cluster::Cluster;
 use crate::config::{Config, Home};
-use crate::http::{Api, Connections, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
+use crate::http::{Api, Connections, Observed, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
 
 /// How long connections may take to end once the service is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ fn listen(
     connections: &Connections,
 ) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
     let api = Api { cluster: cluster.clone(), download_port: addresses.download.port() };
-    let api = serve_tcp(TcpListener::from_std(sockets.api)?, warp::service(api_routes(api)), connections.clone());
+    let api = serve_tcp(TcpListener::from_std(sockets.api)?, Observed(warp::service(api_routes(api))), connections.clone());
     let routes = warp::service(download_routes(cluster.clone()));
     let download = serve_tcp(TcpListener::from_std(sockets.download)?, routes, connections.clone());
     let control = bind_control(&home.control_socket())?;

@@ -51,6 +51,10 @@ pub struct Peer {
     pub host_name: String,
     /// As the client spells it.
     pub version: String,
+    /// Who called it, in its own words.
+    pub call_system: String,
+    /// Whether a `dfdaemon` called it.
+    pub dfdaemon: bool,
     /// The host by which the client reaches this supernode, so that it is sent there for pieces as well; empty if unsaid.
     pub seed_host: Arc<str>,
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use warp::Reply;
@@ -19,6 +19,7 @@ use super::registration::{client_id, task_id};
 use super::wire::{Answer, Code, NodeData};
 use crate::cluster::Accused;
 use crate::domain::{ClientId, TaskId};
+use crate::telemetry::metrics::METRICS;
 
 /// The supernode's own client ids begin like this.
 const SEED_PREFIX: &str = "cdnnode:";
@@ -151,17 +152,35 @@ pub async fn task_metrics(body: Bytes) -> Answer {
 }
 
 fn read_metrics(params: &Params<'_>) -> Result<(), BadParam> {
-    params.flag("success")?;
-    let duration = params.text("duration")?;
-    let sensible = duration.is_empty() || duration.parse::<f64>().is_ok_and(|seconds| seconds.is_finite() && seconds >= 0.0);
-    if !sensible {
+    let success = params.flag("success")?;
+    let seconds: f64 =
+        params.text("duration")?.parse().unwrap_or(if params.text("duration")?.is_empty() { 0.0 } else { f64::NAN });
+    if !(seconds.is_finite() && seconds >= 0.0) {
         return Err(BadParam::new("duration", "must be a number of seconds"));
     }
-    let length = params.text("fileLength")?;
-    if !length.is_empty() && length.parse::<i64>().is_err() {
-        return Err(BadParam::new("fileLength", "must be a number of bytes"));
+    // Unknown lengths are reported as -1.
+    let length: i64 = match params.text("fileLength")? {
+        "" => -1,
+        text => text.parse().map_err(|_| BadParam::new("fileLength", "must be a number of bytes"))?,
+    };
+    let call_system = METRICS.call_system(params.text("callSystem")?);
+    METRICS.dfget_download.with_label_values(&[&*call_system]).inc();
+    METRICS.dfget_download_duration.with_label_values(&[&*call_system]).observe(seconds);
+    if success {
+        METRICS.dfget_download_bytes.with_label_values(&[&*call_system]).inc_by(u64::try_from(length).unwrap_or(0));
+    } else {
+        let reason = METRICS.reason(params.text("backsourceReason")?);
+        METRICS.dfget_download_failed.with_label_values(&[&*call_system, &*reason]).inc();
     }
     Ok(())
+}
+
+/// `GET /metrics`
+pub async fn metrics(api: Arc<Api>) -> Response {
+    api.cluster.observe();
+    let mut response = METRICS.render().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    response
 }
 
 /// `GET /_ping`

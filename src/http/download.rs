@@ -12,6 +12,7 @@ use super::range::{ByteRange, parse_byte_range};
 use super::wire::Answer;
 use crate::cluster::{Cluster, Readable, Unreadable};
 use crate::domain::TaskId;
+use crate::telemetry::metrics::METRICS;
 
 /// Bytes read at once. Larger reads gain nothing, smaller ones cost a switch to a blocking thread each.
 const READ_BYTES: u64 = 256 * 1024;
@@ -62,7 +63,10 @@ fn stream(readable: Readable, partial: bool, body: bool) -> Response {
             })
         });
         let chunks = reads.buffered(READS_AHEAD).map(|read| match read {
-            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Ok(chunk)) => {
+                METRICS.pieces_downloaded_bytes.inc_by(chunk.len() as u64);
+                Ok(chunk)
+            }
             Ok(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "download breaks off");
                 Err(std::io::Error::other(error))

@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod dialect;
 mod download;
+mod observed;
 mod params;
 mod peer_api;
 mod range;
@@ -29,6 +30,7 @@ use warp::{Filter, Rejection, Reply};
 use crate::cluster::Cluster;
 pub use connections::{Connections, LocalAddress, serve_tcp, serve_unix};
 pub use control::control_routes;
+pub use observed::Observed;
 use wire::Answer;
 
 /// The largest body of a request. Bytes. Certificates travel in registrations.
@@ -71,7 +73,8 @@ pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
     let metrics = warp::path!("task" / "metrics").and(warp::post()).and(limited_body()).then(client_api::task_metrics);
     let ping = warp::path!("_ping").and(warp::get()).then(client_api::ping).map(Reply::into_response);
     let version = warp::path!("version").and(warp::get()).then(client_api::version);
-    let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().boxed();
+    let scrape = warp::path!("metrics").and(warp::get()).and(with_api()).then(client_api::metrics);
+    let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().or(scrape).unify().boxed();
     peer.or(others).unify().recover(explain).unify().boxed()
 }
 

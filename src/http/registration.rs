@@ -15,6 +15,7 @@ use crate::domain::{ClientId, Peer, TaskId, TaskSpec};
 /// Longest values that are taken. Bytes. URLs and headers have none of their own: the body's limit is theirs.
 const HOST_NAME_MAX_BYTES: usize = 255;
 const VERSION_MAX_BYTES: usize = 64;
+const CALL_SYSTEM_MAX_BYTES: usize = 255;
 const PATH_MAX_BYTES: usize = 4096;
 
 /// Why a registration is refused before anybody is asked.
@@ -69,6 +70,8 @@ fn registration(params: &Params<'_>) -> Result<Registration, BadRegistration> {
         port,
         host_name: limited(params, "hostName", HOST_NAME_MAX_BYTES)?.to_owned(),
         version: limited(params, "version", VERSION_MAX_BYTES)?.to_owned(),
+        call_system: limited(params, "callSystem", CALL_SYSTEM_MAX_BYTES)?.to_owned(),
+        dfdaemon: params.flag("dfdaemon")?,
         seed_host: host_part(limited(params, "superNodeIp", HOST_NAME_MAX_BYTES)?).into(),
     };
     let path = limited(params, "path", PATH_MAX_BYTES)?.into();

@@ -408,6 +408,8 @@ mod tests {
                 port: 15001,
                 host_name: "host".into(),
                 version: "1.0.6".into(),
+                call_system: "build".into(),
+                dfdaemon: true,
                 seed_host: "10.0.0.9".into(),
             })),
             Change::ClientChanged(Client {

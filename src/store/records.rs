@@ -190,6 +190,8 @@ pub struct PeerV1 {
     port: u16,
     host_name: String,
     version: String,
+    call_system: String,
+    dfdaemon: bool,
     seed_host: String,
 }
 
@@ -204,6 +206,8 @@ impl From<&Peer> for PeerV1 {
             port: peer.port,
             host_name: peer.host_name.clone(),
             version: peer.version.clone(),
+            call_system: peer.call_system.clone(),
+            dfdaemon: peer.dfdaemon,
             seed_host: peer.seed_host.to_string(),
         }
     }
@@ -211,8 +215,8 @@ impl From<&Peer> for PeerV1 {
 
 impl PeerV1 {
     pub fn into_domain(self, id: ClientId) -> Peer {
-        let Self { ip, port, host_name, version, seed_host } = self;
-        Peer { id, ip, port, host_name, version, seed_host: seed_host.into() }
+        let Self { ip, port, host_name, version, call_system, dfdaemon, seed_host } = self;
+        Peer { id, ip, port, host_name, version, call_system, dfdaemon, seed_host: seed_host.into() }
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Introduction {
     /// Its upload server; `None` for a client that cannot serve.
     pub server: Option<Arc<UploadServer>>,
     pub version: ClientVersion,
+    /// Who called it; one of a few values that all clients share.
+    pub call_system: Arc<str>,
     /// The host by which it reaches the supernode; empty if unsaid.
     pub seed_host: Arc<str>,
 }

@@ -388,6 +388,11 @@ impl Swarm {
         }
     }
 
+    /// Every member's caller and state.
+    pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, ClientState)> {
+        self.members.iter().map(|(_, member)| (&member.intro.call_system, member.state))
+    }
+
     /// Members that serve something, in the order of their places.
     pub fn serving_clients(&self) -> impl Iterator<Item = ServingClient> {
         let serves = |(_, member): (u32, &Member)| {
@@ -485,8 +490,13 @@ impl Swarm {
         self.members.ordinal(client).unwrap_or_else(|| {
             let endpoint =
                 Endpoint { client: client.clone(), ip: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0, path: "/".into() };
-            let intro =
-                Introduction { endpoint: Arc::new(endpoint), server: None, version: Default::default(), seed_host: "".into() };
+            let intro = Introduction {
+                endpoint: Arc::new(endpoint),
+                server: None,
+                version: Default::default(),
+                call_system: "".into(),
+                seed_host: "".into(),
+            };
             self.join(now, intro, effects)
         })
     }

@@ -57,6 +57,7 @@ impl Servers {
             }),
             server: serves.then(|| self.0.entry(index).or_default().clone()),
             version: ClientVersion::parse("1.0.6"),
+            call_system: "".into(),
             seed_host: "".into(),
         }
     }

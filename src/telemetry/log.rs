@@ -1,4 +1,4 @@
-//! What the service tells of itself: its log.
+//! The log.
 
 use std::io::IsTerminal;
 

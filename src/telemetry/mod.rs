@@ -1,0 +1,6 @@
+//! What the service tells of itself: its log and its metrics.
+
+mod log;
+pub mod metrics;
+
+pub use log::set_up;
