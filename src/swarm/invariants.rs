@@ -31,6 +31,15 @@ impl Swarm {
                 let server = lease.slot.as_ref().map(|slot| slot.server());
                 *slots.entry(server.map_or(std::ptr::null(), Arc::as_ptr)).or_default() += 1;
             }
+            for arriving in &member.arriving {
+                promised[arriving.piece.index()] += 1;
+                assert!(member.serves(self.limits.serve_errors), "{client} cannot serve what it promises");
+                assert!(
+                    member.held.contains(arriving.piece) && !member.servable.contains(arriving.piece),
+                    "{client} promises what it serves or lacks"
+                );
+                assert!(self.busy.contains(&ordinal), "{client} has promises that no sweep would end");
+            }
             if !member.serves(self.limits.serve_errors) {
                 continue;
             }

@@ -22,6 +22,13 @@ pub struct Introduction {
     pub seed_host: Arc<str>,
 }
 
+/// A piece that is held and not yet served.
+#[derive(Clone, Copy, Debug)]
+pub struct Arriving {
+    pub piece: PieceNumber,
+    pub since: Moment,
+}
+
 /// One client of the task. About 200 bytes and its strings: there may be a million of them.
 #[derive(Debug)]
 pub struct Member {
@@ -35,6 +42,8 @@ pub struct Member {
     /// Pieces it has written and serves to others.
     pub servable: PieceSet,
     pub leases: Vec<Lease>,
+    /// Pieces that it holds in memory and will serve once it has written them.
+    pub arriving: Vec<Arriving>,
     /// Whether the swarm's list of busy members has it.
     pub busy: bool,
     /// Servers it recently failed to fetch from, and until when they are not paired again.
@@ -53,6 +62,7 @@ impl Member {
             held: PieceSet::default(),
             servable: PieceSet::default(),
             leases: Vec::new(),
+            arriving: Vec::new(),
             busy: false,
             avoided: Vec::new(),
             seen: now,
@@ -89,7 +99,8 @@ impl Member {
             generation,
             state: self.state,
             path: self.intro.endpoint.path.clone(),
-            gone: self.gone,
+            // One that never registered for this task serves nothing of it, whatever it registered for another.
+            gone: self.gone || self.intro.server.is_none(),
             serve_errors: self.serve_errors,
             download_errors: self.download_errors,
         }
@@ -126,7 +137,7 @@ impl Members {
         if index >= self.places.len() {
             self.places.resize_with(index + 1, || None);
         }
-        debug_assert!(self.places[index].is_none(), "place {ordinal} is taken");
+        assert!(self.places[index].is_none(), "two members of one task have the place {ordinal}");
         self.ordinals.insert(member.intro.endpoint.client.clone(), ordinal);
         self.places[index] = Some(member);
     }

@@ -34,7 +34,7 @@ use crate::domain::{
 use lease::Pace;
 pub use lease::{Server, UploadServer, lease_life};
 pub use members::Introduction;
-use members::{Member, Members};
+use members::{Arriving, Member, Members};
 pub use rebuild::{StoredClient, StoredPiece, StoredTask};
 
 /// After a failed transfer, a client and a server are not paired again for this long.
@@ -359,14 +359,20 @@ impl Swarm {
                 if !lease.overdue && now.since(lease.granted) > patience {
                     lease.overdue = true;
                     lease.slot = None;
-                    take_promise_back(&mut self.pieces, lease);
+                    take_promise_back(&mut self.pieces, (lease.piece, &mut lease.promising));
                     effects.open(1);
                 }
             }
             let leases_before = member.leases.len();
             member.leases.retain(|lease| now.since(lease.granted) <= life);
             effects.open(u32::from(member.leases.len() < leases_before));
-            if member.leases.is_empty() {
+            member.arriving.retain(|arriving| {
+                let overdue = now.since(arriving.since) > patience;
+                self.pieces[arriving.piece.index()].promised -= u32::from(overdue);
+                effects.open(u32::from(overdue));
+                !overdue
+            });
+            if member.leases.is_empty() && member.arriving.is_empty() {
                 member.busy = false;
                 self.busy.swap_remove(place);
             } else {
@@ -461,7 +467,7 @@ impl Swarm {
             self.join(now, intro, effects);
             return Ok(());
         };
-        self.stop_serving(ordinal);
+        self.stop_serving(ordinal, effects);
         if let Some(member) = self.members.get_mut(ordinal) {
             // A new address is a new upload server, which has not failed anybody yet.
             if *member.intro.endpoint != *intro.endpoint {
@@ -552,11 +558,36 @@ impl Swarm {
         if !(newly_held || newly_servable) {
             return;
         }
+        if newly_servable {
+            self.end_arrival(ordinal, piece);
+        } else {
+            self.begin_arrival(now, ordinal, piece);
+        }
+        let Some(member) = self.members.get(ordinal) else { return };
         if newly_servable && member.serves(self.limits.serve_errors) {
             self.add_holder(ordinal, piece);
             effects.open(self.limits.up);
         }
         self.note_progress(ordinal, piece, effects);
+    }
+
+    /// A piece that a serving member holds will soon be served from there: the report that it is written follows. Until
+    /// then, nobody else need get it from the supernode.
+    fn begin_arrival(&mut self, now: Moment, ordinal: u32, piece: PieceNumber) {
+        let Some(member) = self.members.get_mut(ordinal).filter(|member| member.serves(self.limits.serve_errors)) else { return };
+        member.arriving.push(Arriving { piece, since: now });
+        if !std::mem::replace(&mut member.busy, true) {
+            self.busy.push(ordinal);
+        }
+        self.piece_mut(piece).promised += 1;
+    }
+
+    fn end_arrival(&mut self, ordinal: u32, piece: PieceNumber) {
+        let Some(member) = self.members.get_mut(ordinal) else { return };
+        let before = member.arriving.len();
+        member.arriving.retain(|arriving| arriving.piece != piece);
+        let ended = member.arriving.len() < before;
+        self.piece_mut(piece).promised -= u32::from(ended);
     }
 
     fn note_progress(&self, ordinal: u32, piece: PieceNumber, effects: &mut Effects) {
@@ -592,7 +623,7 @@ impl Swarm {
         let last_straw =
             self.members.get(server_ordinal).is_some_and(|member| member.serve_errors + 1 >= self.limits.serve_errors);
         if was_serving && last_straw {
-            self.stop_serving(server_ordinal);
+            self.stop_serving(server_ordinal, effects);
         }
         if let Some(member) = self.members.get_mut(server_ordinal) {
             member.serve_errors = member.serve_errors.saturating_add(1).min(self.limits.serve_errors);
@@ -601,10 +632,10 @@ impl Swarm {
     }
 
     fn take_down(&mut self, ordinal: u32, effects: &mut Effects) {
-        let Some(member) = self.members.get(ordinal).filter(|member| !member.gone) else { return };
-        // Others waited for what it was going to serve.
-        effects.open(u32::try_from(member.leases.len()).unwrap_or(u32::MAX));
-        self.stop_serving(ordinal);
+        if self.members.get(ordinal).is_none_or(|member| member.gone) {
+            return;
+        }
+        self.stop_serving(ordinal, effects);
         if let Some(member) = self.members.get_mut(ordinal) {
             member.gone = true;
         }
@@ -614,8 +645,9 @@ impl Swarm {
     fn store_piece(&mut self, piece: PieceNumber, digest: PieceDigest, effects: &mut Effects) {
         self.know_piece(piece, digest, true);
         effects.changes.push(Change::PieceStored { task: self.task, piece, digest });
-        // A small piece goes to everybody at once, a large one to one client that will pass it on.
-        effects.open(if policy::is_cheap(&digest) { Effects::EVERYBODY } else { 1 });
+        // A small piece goes to everybody at once; a large one to one client that will pass it on, and to those that do not.
+        let not_serving = u32::try_from(self.members.len()).unwrap_or(u32::MAX).saturating_sub(self.serving);
+        effects.open(if policy::is_cheap(&digest) { Effects::EVERYBODY } else { 1 + not_serving });
     }
 
     fn know_piece(&mut self, piece: PieceNumber, digest: PieceDigest, stored: bool) {
@@ -657,7 +689,7 @@ impl Swarm {
         let member = self.members.get_mut(ordinal)?;
         let place = member.leases.iter().position(|lease| lease.piece == piece)?;
         let mut lease = member.leases.swap_remove(place);
-        take_promise_back(&mut self.pieces, &mut lease);
+        take_promise_back(&mut self.pieces, (lease.piece, &mut lease.promising));
         effects.open(1);
         Some(now.since(lease.granted))
     }
@@ -665,7 +697,7 @@ impl Swarm {
     fn end_all_leases(&mut self, ordinal: u32, effects: &mut Effects) {
         let Some(member) = self.members.get_mut(ordinal) else { return };
         for mut lease in std::mem::take(&mut member.leases) {
-            take_promise_back(&mut self.pieces, &mut lease);
+            take_promise_back(&mut self.pieces, (lease.piece, &mut lease.promising));
             effects.open(1);
         }
     }
@@ -712,11 +744,16 @@ impl Swarm {
     }
 
     /// Takes a member out of every list of holders; called before what makes it unable to serve is noted.
-    fn stop_serving(&mut self, ordinal: u32) {
+    fn stop_serving(&mut self, ordinal: u32, effects: &mut Effects) {
         let Some(member) = self.members.get_mut(ordinal).filter(|member| member.serves(self.limits.serve_errors)) else { return };
         self.serving -= 1;
-        for lease in &mut member.leases {
-            take_promise_back(&mut self.pieces, lease);
+        // Others waited for what it was going to serve.
+        for promise in member.leases.iter_mut().map(|lease| (lease.piece, &mut lease.promising)) {
+            effects.open(u32::from(take_promise_back(&mut self.pieces, promise)));
+        }
+        for arriving in member.arriving.drain(..) {
+            self.pieces[arriving.piece.index()].promised -= 1;
+            effects.open(1);
         }
         if !self.complete.remove(ordinal) {
             for piece in member.servable.iter() {
@@ -726,8 +763,9 @@ impl Swarm {
     }
 }
 
-fn take_promise_back(pieces: &mut [Piece], lease: &mut lease::Lease) {
-    if std::mem::replace(&mut lease.promising, false) {
-        pieces[lease.piece.index()].promised -= 1;
-    }
+/// Tells whether there was a promise.
+fn take_promise_back(pieces: &mut [Piece], (piece, promising): (PieceNumber, &mut bool)) -> bool {
+    let promised = std::mem::replace(promising, false);
+    pieces[piece.index()].promised -= u32::from(promised);
+    promised
 }

@@ -4,6 +4,9 @@ use super::{Introduction, Limits, Swarm};
 use crate::domain::{Client, Moment, PieceDigest, PieceNumber, PieceSet, TaskId, TaskStatus};
 use crate::swarm::members::Member;
 
+/// Beyond any number of clients that memory holds; a place beyond it is damage.
+const MEMBERS_MAX: u32 = 1 << 28;
+
 /// All that was durable of one task.
 #[derive(Debug)]
 pub struct StoredTask {
@@ -51,8 +54,11 @@ impl Swarm {
                 servable,
                 ..Member::new(intro, now)
             };
-            swarm.members.insert(client.ordinal, member);
-            swarm.start_serving(client.ordinal);
+            // Two clients never have one place. Were it so all the same, they must not become one member.
+            let taken = swarm.members.get(client.ordinal).is_some() || client.ordinal > MEMBERS_MAX;
+            let ordinal = if taken { swarm.members.free_ordinal() } else { client.ordinal };
+            swarm.members.insert(ordinal, member);
+            swarm.start_serving(ordinal);
         }
         swarm
     }

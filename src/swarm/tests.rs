@@ -263,6 +263,9 @@ impl History {
             let member = self.swarm.members.get_mut(ordinal).expect("just listed");
             member.avoided.clear();
             member.busy = false;
+            for arriving in std::mem::take(&mut member.arriving) {
+                self.swarm.pieces[arriving.piece.index()].promised -= 1;
+            }
         }
         self.swarm.busy.clear();
         self.swarm.pace = Pace::default();
