@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::domain::piece::PIECES_MAX;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{Answer, OriginError, Part, Source};
 use crate::pieces::{PieceFile, PieceFileError, Repository, Slot, SlotBuilder};
 
 /// Requests in a row that bring no new piece before a download has failed.
 const ATTEMPTS_MAX: u32 = 5;
+/// Sources asked at once.
+const ASKS_MAX: usize = 256;
 /// Attempts while a registration waits for the first answer, which is not for long.
 const FIRST_ATTEMPTS_MAX: u32 = 3;
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
@@ -89,11 +93,17 @@ pub enum FetchError {
 
 impl FetchError {
     /// Whether asking again may help.
-    fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Origin(OriginError::Status(status)) => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
             Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } => true,
-            Self::Origin(OriginError::Url | OriginError::Certificates(_) | OriginError::RangeIgnored | OriginError::Changed)
+            Self::Origin(
+                OriginError::Url
+                | OriginError::Certificates(_)
+                | OriginError::RangeIgnored
+                | OriginError::Changed
+                | OriginError::AtEnd,
+            )
             | Self::TooLong(_)
             | Self::Md5 { .. }
             | Self::Disk(_)
@@ -107,11 +117,21 @@ impl FetchError {
 pub struct Worker {
     source: Source,
     repository: Arc<Repository>,
+    /// Requests that wait for a source to answer, or for a place to take its body.
+    asks: Semaphore,
+    /// Bodies that are taken at once.
+    bodies: Semaphore,
 }
 
 impl Worker {
-    pub const fn new(source: Source, repository: Arc<Repository>) -> Self {
-        Self { source, repository }
+    /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
+    /// source must not keep others from being asked.
+    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize) -> Self {
+        Self { source, repository, asks: Semaphore::new(ASKS_MAX), bodies: Semaphore::new(bodies_max) }
+    }
+
+    async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
+        Ok(places.acquire().await.map_err(|_| LedgerError::Stopping)?)
     }
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
@@ -177,13 +197,14 @@ impl Worker {
         let end = first + u64::from(expected.content_len);
         // An empty piece is all of an empty source.
         let part = if end == first { Part::ALL } else { Part { first, last: Some(end - 1) } };
+        let _taking = Self::place(&self.bodies).await?;
         let mut answer = self.source.ask(spec, part, &known.validators).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
             return Err(OriginError::Changed.into());
         }
         // Where the source sends more than the piece, what comes before it is passed over and what comes after is not read.
-        let mut body = Body::new(&mut answer, known.piece_size, Some(end));
+        let mut body = Body::new(&mut answer, known.piece_size, known.length);
         let slot = loop {
             let (slot, last) = body.next_slot().await?;
             if body.received >= end {
@@ -240,8 +261,19 @@ impl Worker {
     /// One request and its body.
     async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let mut answer = self.source.ask(spec, Part::from(download.next_byte()), &validators).await?;
+        let asking = Self::place(&self.asks).await?;
+        let mut answer = match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
+            Ok(answer) => answer,
+            // The process before this one stored the last byte, and only did not come to know that it was.
+            Err(OriginError::AtEnd) if !download.digests.is_empty() => {
+                check_md5(spec, &download.hash)?;
+                return Ok(download.fetched());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let known = download.learn(&answer, ledger).await?;
+        let _taking = Self::place(&self.bodies).await?;
+        drop(asking);
         let file = match &download.file {
             Some(file) => file.clone(),
             None => {
@@ -338,6 +370,11 @@ impl Download {
             }
             if last {
                 self.take_slot(spec, slot, received, true, file, ledger).await?;
+                // Compared with what is stored, it ended before that does: it is another content.
+                if received != self.next_byte() {
+                    return Err(OriginError::Changed.into());
+                }
+                check_md5(spec, &self.hash)?;
                 return Ok(self.fetched());
             }
             // A broken body must not cost the piece before it: store first, then look at what came.
@@ -360,7 +397,8 @@ impl Download {
         if received <= self.next_byte() && !self.digests.is_empty() {
             return self.compare_slot(slot, received).await;
         }
-        let piece = PieceNumber(u32::try_from(self.digests.len()).map_err(|_| FetchError::TooLong(received))?);
+        let piece = u32::try_from(self.digests.len()).ok().filter(|piece| *piece < PIECES_MAX).map(PieceNumber);
+        let piece = piece.ok_or(FetchError::TooLong(received))?;
         let slot = Arc::new(slot);
         // Two hashes over the same bytes: on two cores they cost the time of one.
         let (hashed, written) = {
@@ -433,9 +471,12 @@ impl<'a> Body<'a> {
             let taken = slot.fill(&self.rest);
             self.received += taken as u64;
             self.rest = self.rest.slice(taken..);
-            let complete = self.length.is_some_and(|length| self.received >= length);
-            if complete && self.rest.is_empty() {
-                return Ok((slot.finish(), true));
+            match self.length {
+                Some(length) if self.received > length || (self.received == length && !self.rest.is_empty()) => {
+                    return Err(FetchError::Length { sent: self.received + self.rest.len() as u64, announced: length });
+                }
+                Some(length) if self.received == length => return Ok((slot.finish(), true)),
+                Some(_) | None => {}
             }
             if slot.free() == 0 && (self.length.is_some() || !self.rest.is_empty()) {
                 return Ok((slot.finish(), false));

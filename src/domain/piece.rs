@@ -14,6 +14,9 @@ pub const WRAPPING_BYTES: u32 = 5;
 /// The byte that ends every slot.
 pub const TAIL: u8 = 0x7f;
 
+/// Pieces of the largest file: 15 TiB. A source's word for its length must not cost more memory than this many entries.
+pub const PIECES_MAX: u32 = 1024 * 1024;
+
 const MIB: u32 = 1024 * 1024;
 const HUNDRED_MIB: u64 = 100 * MIB as u64;
 
@@ -58,9 +61,10 @@ impl PieceSize {
         self.0 - WRAPPING_BYTES
     }
 
-    /// How many slots a source of this many bytes fills; `None` where their numbers would not fit.
+    /// How many slots a source of this many bytes fills; `None` where they are more than [`PIECES_MAX`].
     pub fn piece_count(self, length: u64) -> Option<u32> {
-        u32::try_from(length.div_ceil(u64::from(self.content_bytes())).max(1)).ok()
+        let count = length.div_ceil(u64::from(self.content_bytes())).max(1);
+        u32::try_from(count).ok().filter(|count| *count <= PIECES_MAX)
     }
 
     /// The length of the cached (wrapped) file.
@@ -154,6 +158,6 @@ mod tests {
     fn an_empty_source_has_one_piece() {
         assert_eq!(PieceSize::DEFAULT.piece_count(0), Some(1));
         assert_eq!(PieceSize::DEFAULT.cached_length(0, 1), 5);
-        assert_eq!(PieceSize::DEFAULT.piece_count(u64::MAX), None, "its numbers would not fit");
+        assert_eq!(PieceSize::DEFAULT.piece_count(u64::MAX), None, "more than the largest file has");
     }
 }

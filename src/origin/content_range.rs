@@ -37,6 +37,11 @@ impl RequestedRange {
         !matches!(self, Self::Whole)
     }
 
+    /// Whether it is known where in the file the content lies, so that a part of it can be asked for.
+    pub const fn has_place(&self) -> bool {
+        !matches!(self, Self::Opaque(_))
+    }
+
     /// The `Range` header that asks for this part of the task's content; `None` where none is needed.
     pub fn header(&self, part: Part) -> Option<String> {
         let (offset, own_last) = match self {
@@ -109,6 +114,12 @@ impl ContentRange {
         };
         (first <= last && total.is_none_or(|total| last < total)).then_some(Self { first, last, total })
     }
+}
+
+/// The length that a 416 tells: `Content-Range: bytes */total`.
+pub fn unsatisfied_total(response: &reqwest::Response) -> Option<u64> {
+    let value = response.headers().get(http::header::CONTENT_RANGE)?.to_str().ok()?;
+    value.trim().strip_prefix("bytes */")?.trim().parse().ok()
 }
 
 #[cfg(test)]

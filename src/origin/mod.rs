@@ -28,6 +28,9 @@ const REDIRECTS_MAX: usize = 10;
 const IDLE_CONNECTIONS_PER_HOST: usize = 2;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
 
+/// A validator that is longer is as good as none. Bytes. It is stored and sent back.
+const VALIDATOR_MAX_BYTES: usize = 1024;
+
 /// Request headers that are ours to set, or that speak of a connection or body that is not there.
 const OWN_HEADERS: [HeaderName; 12] = [
     header::HOST,
@@ -59,6 +62,8 @@ pub enum OriginError {
     RangeIgnored,
     #[error("the source has changed")]
     Changed,
+    #[error("the source has nothing after what was asked for already")]
+    AtEnd,
     #[error("the source broke off")]
     Broken(#[source] reqwest::Error),
 }
@@ -109,7 +114,8 @@ impl Source {
         let url = parse_url(&spec.raw_url)?;
         let asked = RequestedRange::of_task(spec.range());
         // Without a validator nothing says that the rest belongs to what is here: the whole is asked for and compared.
-        let resumable = (part != Part::ALL).then(|| known.if_range()).flatten();
+        // Nor can a part be asked for of a range whose place only the source knows.
+        let resumable = (part != Part::ALL && asked.has_place()).then(|| known.if_range()).flatten();
         let asked_part = if resumable.is_some() { part } else { Part::ALL };
         let range = asked.header(asked_part);
         let mut headers = client_headers(spec);
@@ -172,7 +178,9 @@ fn read_answer(
     known: &Validators,
     part: Part,
 ) -> Result<Answer, OriginError> {
-    let text = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let text = |name: HeaderName| {
+        Some(response.headers().get(name)?.to_str().ok()?.to_owned()).filter(|text| text.len() <= VALIDATOR_MAX_BYTES)
+    };
     let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
     let content_range = text(header::CONTENT_RANGE).and_then(|value| ContentRange::parse(&value));
     let (length, start) = match response.status() {
@@ -182,7 +190,10 @@ fn read_answer(
             let range = content_range.ok_or(OriginError::RangeIgnored)?;
             asked.place(&range, part).filter(|(_, start)| *start == part.first).ok_or(OriginError::RangeIgnored)?
         }
-        StatusCode::RANGE_NOT_SATISFIABLE if part != Part::ALL => return Err(OriginError::Changed),
+        StatusCode::RANGE_NOT_SATISFIABLE if part != Part::ALL => {
+            let at_end = !asked.is_part() && content_range::unsatisfied_total(&response) == Some(part.first);
+            return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
+        }
         status => return Err(OriginError::Status(status)),
     };
     if known.contradict(&validators) {

@@ -37,6 +37,9 @@ impl Repository {
     /// Uses this directory, which is made if it is not there.
     pub fn open(root: PathBuf) -> Result<Self, PieceFileError> {
         private_directory(&root).map_err(failed("create the directory", &root))?;
+        if let Some(parent) = root.parent() {
+            sync_directory(parent)?;
+        }
         Ok(Self { root })
     }
 
@@ -56,7 +59,7 @@ impl Repository {
         let file = options.open(&path).map_err(failed("create the piece file", &path))?;
         // Sync the directories too: a file whose name was not synced may be gone after a power loss.
         for directory in [directory, &self.root] {
-            File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync the directory", directory))?;
+            sync_directory(directory)?;
         }
         Ok(PieceFile { file, path, piece_size })
     }
@@ -76,6 +79,10 @@ impl Repository {
             _ => Ok(()),
         }
     }
+}
+
+fn sync_directory(path: &Path) -> Result<(), PieceFileError> {
+    File::open(path).and_then(|opened| opened.sync_all()).map_err(failed("sync the directory", path))
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {
@@ -109,10 +116,14 @@ impl PieceFile {
         self.file.read_exact_at(buffer, offset).map_err(failed("read the piece file", &self.path))
     }
 
+    /// The file's length in bytes.
+    pub fn length(&self) -> Result<u64, PieceFileError> {
+        Ok(self.file.metadata().map_err(failed("look at the piece file", &self.path))?.len())
+    }
+
     /// Whether the file is long enough to hold this piece.
     pub fn reaches(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<bool, PieceFileError> {
-        let length = self.file.metadata().map_err(failed("look at the piece file", &self.path))?.len();
-        Ok(length >= self.piece_size.slot_start(piece) + u64::from(digest.slot_len()))
+        Ok(self.length()? >= self.piece_size.slot_start(piece) + u64::from(digest.slot_len()))
     }
 
     /// Reads a piece back and checks it: `None` where its bytes are not those that were written.
