@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::Refused;
+use super::refusals::wait_after;
 use crate::domain::{Change, ClientId, Moment, TaskSpec};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Swarm};
@@ -32,19 +34,40 @@ pub struct Cell {
     inner: Mutex<Inner>,
 }
 
+/// What is being done about a task's source. Changes hands under the lock, together with the probe.
+#[derive(Clone, Debug)]
+pub enum Fetching {
+    Idle {
+        /// How it ended the last time, if badly.
+        failed: Option<LastFailure>,
+    },
+    Underway {
+        /// Failures in a row before this attempt.
+        failures: u32,
+    },
+    /// The source gave nothing before anybody was told of the task, which is no longer among the tasks.
+    Removed,
+}
+
+/// How fetching failed.
+#[derive(Clone, Debug)]
+pub struct LastFailure {
+    pub at: Moment,
+    /// In a row.
+    pub failures: u32,
+    pub refused: Refused,
+}
+
 /// What the lock guards.
 #[derive(Debug)]
 pub struct Inner {
     pub swarm: Swarm,
     pub rng: fastrand::Rng,
-    /// A download of this task is under way.
-    pub fetching: bool,
+    pub fetching: Fetching,
     /// What the task fetches is stored.
     pub defined: bool,
-    /// It is no longer among the tasks: its source gave nothing before anybody joined.
-    pub removed: bool,
-    /// When fetching last failed, and how often in a row.
-    pub failed: Option<(Moment, u32)>,
+    /// Its pieces on disk are being looked at.
+    pub looking: bool,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
     /// Clients whose request is being held, and how to wake them.
@@ -58,10 +81,9 @@ impl Cell {
         let inner = Inner {
             swarm,
             rng: fastrand::Rng::new(),
-            fetching: false,
+            fetching: Fetching::Idle { failed: None },
             defined,
-            removed: false,
-            failed: None,
+            looking: false,
             put_off: HashMap::new(),
             held: HashMap::new(),
             last_ticket: 0,
@@ -98,6 +120,34 @@ impl Inner {
         if let Some(waiting) = self.held.get(client) {
             waiting.notify_one();
         }
+    }
+
+    /// Notes that a download begins; `false` where none may.
+    pub fn begin_fetching(&mut self) -> bool {
+        let Fetching::Idle { failed } = &self.fetching else { return false };
+        self.fetching = Fetching::Underway { failures: failed.as_ref().map_or(0, |failed| failed.failures) };
+        true
+    }
+
+    /// Notes that a download has failed, and that the task stays.
+    pub fn note_failure(&mut self, at: Moment, refused: Refused) {
+        let failures = match &self.fetching {
+            Fetching::Underway { failures } => failures.saturating_add(1),
+            Fetching::Idle { .. } | Fetching::Removed => 1,
+        };
+        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused }) };
+        self.put_off.clear();
+    }
+
+    /// The failure for whose sake the source is not asked again yet.
+    pub fn resting(&self, now: Moment, longest: Duration) -> Option<&LastFailure> {
+        let Fetching::Idle { failed: Some(failed) } = &self.fetching else { return None };
+        (now.since(failed.at) < wait_after(failed.failures, longest)).then_some(failed)
+    }
+
+    /// Whether pieces are missing of a source that could be asked.
+    pub fn is_unfinished(&self) -> bool {
+        !self.swarm.is_whole() && self.swarm.failure().is_none()
     }
 
     /// The change that makes the task's definition durable, unless it is.

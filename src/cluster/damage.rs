@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::cell::Cell;
-use super::{CallError, Cluster};
+use super::{CallError, Cluster, Told};
 use crate::domain::{ClientId, PieceDigest, PieceNumber, TaskId};
 use crate::pieces::PieceFile;
-use crate::swarm::{Effects, Event, Report};
+use crate::swarm::Event;
 
 /// Who is said to have served a bad piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,38 +38,17 @@ impl Cluster {
     ) -> Result<(), CallError> {
         let cell = self.cell(task)?;
         match (accused, range) {
-            (Accused::Peer(server), Some(range)) => self.count_against(&cell, client, server, &range).await,
+            (Accused::Peer(server), Some(range)) => self.report(task, client, Told::Failed { range, server: Some(server) }).await,
             // The reports of the pieces themselves follow, each for its own.
             (Accused::Peer(_), None) => Ok(()),
             (Accused::Seed, range) => self.look_at_own(&cell, range),
         }
     }
 
-    async fn count_against(
-        &self,
-        cell: &Cell,
-        client: ClientId,
-        server: ClientId,
-        range: &RangeInclusive<u64>,
-    ) -> Result<(), CallError> {
-        let room = self.committer.room().await?;
-        let mut effects = Effects::default();
-        let ticket = {
-            let mut inner = cell.lock();
-            let piece = inner.swarm.piece_of_range(range)?;
-            let report = Report::PieceFailed { piece, server: Some(server) };
-            inner.swarm.handle(self.now(), Event::FromClient { client, report }, &mut effects)?;
-            inner.submit(room, &mut effects)
-        };
-        ticket.durable().await?;
-        cell.wake(effects.openings);
-        Ok(())
-    }
-
-    /// Looks at our own pieces in the background: one look at a time, however many ask for it.
+    /// Looks at our own pieces in the background: a task's once at a time, however many ask for it.
     fn look_at_own(self: &Arc<Self>, cell: &Arc<Cell>, range: Option<RangeInclusive<u64>>) -> Result<(), CallError> {
         let (checks, generation, piece_size) = {
-            let inner = cell.lock();
+            let mut inner = cell.lock();
             let swarm = &inner.swarm;
             let checks: Vec<Check> = match range {
                 Some(range) => {
@@ -78,27 +57,32 @@ impl Cluster {
                 }
                 None => swarm.stored_pieces().map(|(piece, digest)| Check::Presence(piece, digest)).collect(),
             };
-            (checks, swarm.status().generation, swarm.status().piece_size)
+            let (generation, piece_size) = (swarm.status().generation, swarm.status().piece_size);
+            if std::mem::replace(&mut inner.looking, true) {
+                return Ok(());
+            }
+            (checks, generation, piece_size)
         };
-        let Ok(place) = self.looks.clone().try_acquire_owned() else { return Ok(()) };
         let (cluster, cell) = (self.clone(), cell.clone());
-        self.background.spawn(async move {
-            let _place = place;
+        self.spawn(async move {
+            // One task after the other: reports cost their senders nothing, and looking costs us a core.
+            let Ok(_place) = cluster.looks.acquire().await else { return };
             let (repository, task) = (cluster.repository.clone(), cell.spec.id);
             let looking = tokio::task::spawn_blocking(move || {
                 let file = repository.open_task(&task, generation, piece_size).ok();
                 checks.into_iter().filter_map(|check| damaged(check, file.as_ref())).collect::<Vec<PieceNumber>>()
             });
-            for piece in looking.await.unwrap_or_default() {
+            let damaged = looking.await.unwrap_or_default();
+            cell.lock().looking = false;
+            for piece in damaged {
+                if cell.lock().swarm.status().generation != generation {
+                    return;
+                }
                 tracing::warn!(task = %cell.spec.id, %piece, "stored piece is damaged or gone and will be fetched again");
                 // A failed commit stops the service, which is told of it by the committer.
                 let _ = cluster.record(&cell, Event::PieceLost { piece }).await;
             }
-            let unfinished = {
-                let inner = cell.lock();
-                !inner.swarm.is_whole() && inner.swarm.failure().is_none()
-            };
-            if unfinished {
+            if cell.lock().is_unfinished() {
                 cluster.ensure_fetching(&cell);
             }
         });

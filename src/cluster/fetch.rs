@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cell::{Cell, Probe};
+use super::cell::{Cell, Fetching, Probe};
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
@@ -13,14 +13,11 @@ use crate::telemetry::metrics::METRICS;
 impl Cluster {
     /// Begins to fetch what is missing of a task, unless that is under way.
     pub(super) fn ensure_fetching(self: &Arc<Self>, cell: &Arc<Cell>) {
-        {
-            let mut inner = cell.lock();
-            if std::mem::replace(&mut inner.fetching, true) {
-                return;
-            }
+        if !cell.lock().begin_fetching() {
+            return;
         }
         let (cluster, cell) = (self.clone(), cell.clone());
-        self.background.spawn(async move {
+        self.spawn(async move {
             METRICS.cdn_trigger.inc();
             let Some(outcome) = cluster.stopping.run_until_cancelled(cluster.fetch(&cell)).await else { return };
             match outcome {
@@ -28,11 +25,15 @@ impl Cluster {
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
                 Err(error) => cluster.fail(&cell, &error).await,
             }
+            // A piece may have been lost while others were fetched.
+            let resting = cell.lock().resting(cluster.now(), cluster.config.fail_access_interval).is_some();
+            if !resting && cell.lock().is_unfinished() {
+                cluster.ensure_fetching(&cell);
+            }
         });
     }
 
     async fn fetch(&self, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
-        let _place = self.downloads.acquire().await.map_err(|_| LedgerError::Stopping)?;
         if let Some(lost) = lost_pieces(cell) {
             return self.mend(cell, lost).await;
         }
@@ -53,44 +54,63 @@ impl Cluster {
     }
 
     async fn finish(&self, cell: &Cell, fetched: Fetched) {
-        tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
-        METRICS.cdn_download.inc();
-        let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
-        // A failed commit stops the service, which is told of it by the committer.
-        let _ = self.record(cell, event).await;
-        let mut inner = cell.lock();
-        inner.fetching = false;
-        inner.failed = None;
+        // A committer that takes nothing stops the service, which is told of it.
+        let Ok(room) = self.committer.room().await else { return };
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = cell.lock();
+            inner.fetching = Fetching::Idle { failed: None };
+            cell.probe.send_replace(Probe::Answered);
+            let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
+            // The swarm refuses nothing that its own worker tells.
+            let _ = inner.swarm.handle(self.now(), event, &mut effects);
+            inner.submit(room, &mut effects)
+        };
+        cell.wake(effects.openings);
+        if ticket.durable().await.is_ok() {
+            tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
+            METRICS.cdn_download.inc();
+        }
     }
 
     async fn fail(&self, cell: &Cell, error: &FetchError) {
-        let now = self.now();
-        let answered = cell.lock().swarm.status().state != SourceState::Waiting;
         tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
         METRICS.cdn_download_failed.inc();
-        if !answered {
-            METRICS.cdn_trigger_failed.inc();
-        }
+        let Ok(room) = self.committer.room().await else { return };
+        let now = self.now();
         let (refused, missing) = Refused::of(error);
-        let untouched = {
+        let mut effects = Effects::default();
+        let ticket = {
             let mut tasks = self.tasks.write();
             let mut inner = cell.lock();
-            inner.fetching = false;
-            let failures = inner.failed.map_or(1, |(_, failures)| failures.saturating_add(1));
-            inner.failed = Some((now, failures));
-            inner.removed = !answered && inner.swarm.members() == 0;
-            if inner.removed {
-                tasks.remove(&cell.spec.id);
+            match &inner.swarm.status().state {
+                // Peers hold what was lost here, and go on serving it; it is tried again later.
+                SourceState::Success { .. } if error.is_passing() => {
+                    inner.note_failure(now, refused);
+                    return;
+                }
+                // Nobody was told of this task: it leaves nothing but the memory of its refusal.
+                SourceState::Waiting if inner.swarm.members() == 0 && !inner.defined => {
+                    METRICS.cdn_trigger_failed.inc();
+                    inner.fetching = Fetching::Removed;
+                    tasks.remove(&cell.spec.id);
+                    let longest = self.config.fail_access_interval;
+                    self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, longest);
+                    cell.probe.send_replace(Probe::Refused(refused));
+                    return;
+                }
+                SourceState::Waiting | SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => {
+                    inner.note_failure(now, refused.clone());
+                    cell.probe.send_replace(Probe::Refused(refused));
+                    // The swarm refuses nothing that its own worker tells.
+                    let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error)), &mut effects);
+                    inner.submit(room, &mut effects)
+                }
             }
-            inner.removed
         };
-        if untouched {
-            // Nobody was told of this task: it leaves nothing but the memory of its refusal.
-            self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, self.config.fail_access_interval);
-        } else {
-            let _ = self.record(cell, Event::SourceFailed(failure_of(error))).await;
-        }
-        cell.probe.send_replace(Probe::Refused(refused));
+        cell.wake(effects.openings);
+        // A commit that fails stops the service.
+        let _ = ticket.durable().await;
     }
 
     /// Takes an event of the worker in and returns once it is durable.
@@ -102,9 +122,9 @@ impl Cluster {
             inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.submit(room, &mut effects)
         };
-        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        // Whoever is woken waits for the same ticket before it is answered.
         cell.wake(effects.openings);
-        Ok(())
+        ticket.durable().await.map_err(|_| LedgerError::Stopping)
     }
 }
 
@@ -190,11 +210,11 @@ impl Ledger for CellLedger<'_> {
             let event = Event::SourceAnswered(status);
             inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.put_off.clear();
+            self.cell.probe.send_replace(Probe::Answered);
             (piece_size, inner.submit(room, &mut effects))
         };
         ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
         self.cluster.refusals.lock().forget(&self.cell.spec.id);
-        self.cell.probe.send_replace(Probe::Answered);
         Ok(piece_size)
     }
 

@@ -17,9 +17,11 @@ mod register;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cdn::Worker;
 use crate::config::{Config, Home};
-use crate::domain::{ClientVersion, Moment, TaskId};
+use crate::domain::{ClientVersion, Moment, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
@@ -75,6 +77,15 @@ pub enum CallError {
     Commit(#[from] CommitFailed),
 }
 
+/// Why a service cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    #[error("the database can no longer be written; start again to recover what was acknowledged")]
+    Database,
+    #[error("a background task panicked (the log says where); start again to recover what was acknowledged")]
+    Panic,
+}
+
 /// All tasks of this service.
 #[derive(Debug)]
 pub struct Cluster {
@@ -86,9 +97,7 @@ pub struct Cluster {
     repository: Arc<Repository>,
     worker: Worker,
     /// Looks at pieces that were reported as damaged.
-    looks: Arc<Semaphore>,
-    /// A place for each source that is fetched at once.
-    downloads: Semaphore,
+    looks: Semaphore,
     tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
     refusals: Mutex<refusals::Refusals>,
     servers: Mutex<UploadServers>,
@@ -96,6 +105,7 @@ pub struct Cluster {
     background: TaskTracker,
     stopping: CancellationToken,
     draining: watch::Sender<bool>,
+    panicked: watch::Sender<bool>,
 }
 
 impl Cluster {
@@ -113,15 +123,15 @@ impl Cluster {
             },
             clock: Instant::now(),
             committer: Committer::start(store.clone(), Durability::Power)?,
-            worker: Worker::new(Source::new()?, repository.clone()),
-            looks: Arc::new(Semaphore::new(1)),
-            downloads: Semaphore::new(config.downloads_max),
+            worker: Worker::new(Source::new()?, repository.clone(), config.downloads_max),
+            looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),
             servers: Mutex::default(),
             background: TaskTracker::new(),
             stopping: CancellationToken::new(),
             draining: watch::Sender::new(false),
+            panicked: watch::Sender::new(false),
             config,
             store,
             repository,
@@ -136,14 +146,14 @@ impl Cluster {
         for cell in cells {
             let unfinished = {
                 let inner = cell.lock();
-                inner.swarm.members() > 0 && !inner.swarm.is_whole() && inner.swarm.failure().is_none()
+                inner.swarm.members() > 0 && inner.is_unfinished()
             };
             if unfinished {
                 self.ensure_fetching(&cell);
             }
         }
         let cluster = self.clone();
-        self.background.spawn(async move {
+        self.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP_EVERY);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while cluster.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -169,9 +179,23 @@ impl Cluster {
         self.committer.stop();
     }
 
-    /// Returns when nothing can be promised any more: the database cannot be written.
-    pub async fn failed(&self) {
-        self.committer.failed().await;
+    /// Returns when nothing can be promised any more, and says why.
+    pub async fn failed(&self) -> Failed {
+        let mut panicked = self.panicked.subscribe();
+        tokio::select! {
+            () = self.committer.failed() => Failed::Database,
+            _ = panicked.wait_for(|panicked| *panicked) => Failed::Panic,
+        }
+    }
+
+    /// Runs something in the background. A panic there leaves things half done: it ends the service.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let panicked = self.panicked.clone();
+        self.background.spawn(async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                panicked.send_replace(true);
+            }
+        });
     }
 
     pub const fn config(&self) -> &Config {
@@ -219,13 +243,21 @@ impl Cluster {
         Moment(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn sweep(&self) {
+    fn sweep(self: &Arc<Self>) {
         let now = self.now();
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
         for cell in cells {
             let mut effects = Effects::default();
-            cell.lock().swarm.sweep(now, &mut effects);
+            let mend = {
+                let mut inner = cell.lock();
+                inner.swarm.sweep(now, &mut effects);
+                let lost = matches!(inner.swarm.status().state, SourceState::Success { .. }) && inner.is_unfinished();
+                lost && inner.swarm.members() > 0 && inner.resting(now, self.config.fail_access_interval).is_none()
+            };
             cell.wake(effects.openings);
+            if mend {
+                self.ensure_fetching(&cell);
+            }
         }
         self.refusals.lock().expire(now);
     }

@@ -58,8 +58,9 @@ impl Cluster {
             inner.swarm.handle(self.now(), Event::FromClient { client, report }, &mut effects)?;
             inner.submit(room, &mut effects)
         };
-        ticket.durable().await?;
+        // Whoever is woken waits for the same ticket before it is answered; and if this client hangs up, it is woken still.
         cell.wake(effects.openings);
+        ticket.durable().await?;
         Ok(())
     }
 
@@ -80,8 +81,8 @@ impl Cluster {
             METRICS.schedule_duration.observe(deciding.elapsed().as_secs_f64() * 1000.0);
             (decision, inner.submit(room, &mut effects))
         };
-        ticket.durable().await?;
         cell.wake(effects.openings);
+        ticket.durable().await?;
         match decision {
             // A client with pieces on their way is answered at once: while it waits for us, it may be unable to report.
             Decision::Wait { .. } if !self.config.hold.is_zero() => self.hold(&cell, &client).await,

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use super::cell::{Cell, Probe};
 use super::{Cluster, StartError};
-use crate::domain::{ClientId, ClientVersion, Endpoint, Peer, PieceSet, SourceState, TaskId};
-use crate::pieces::PieceFile;
+use crate::domain::{ClientId, ClientVersion, Endpoint, Peer, PieceDigest, PieceSet, SourceState};
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, StoredClient, StoredPiece, StoredTask, Swarm};
 use crate::telemetry::metrics::METRICS;
@@ -33,12 +32,17 @@ impl Cluster {
         let TaskRows { spec, status, pieces, clients, progress } = rows;
         let mut progress: std::collections::HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
-        let file = self.repository.open_task(&spec.id, status.generation, status.piece_size).ok();
-        let pieces = pieces.into_iter().map(|(piece, digest, stored)| StoredPiece {
-            piece,
-            digest,
-            stored: stored && is_on_disk(&spec.id, file.as_ref(), piece, &digest),
-        });
+        let length =
+            self.repository.open_task(&spec.id, status.generation, status.piece_size).and_then(|file| file.length()).unwrap_or(0);
+        let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
+        let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
+        let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
+        let pieces: Vec<StoredPiece> = pieces.into_iter().map(piece_of).collect();
+        // A recorded piece was synced before its record was written. Where its bytes are gone all the same, somebody took them.
+        let missing = recorded - pieces.iter().filter(|piece| piece.stored).count();
+        if missing > 0 {
+            tracing::warn!(task = %spec.id, missing, recorded, "recorded pieces are not on disk and will be fetched again");
+        }
         let mut stored_clients = Vec::with_capacity(clients.len());
         for client in clients {
             // Registered clients have a peer record; one that was only heard of has none.
@@ -53,7 +57,7 @@ impl Cluster {
             SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => Probe::Answered,
         };
         let task = spec.id;
-        let stored = StoredTask { status, pieces: pieces.collect(), clients: stored_clients };
+        let stored = StoredTask { status, pieces, clients: stored_clients };
         let swarm = Swarm::rebuild(self.now(), task, self.limits, stored);
         Ok(Cell::new(Arc::new(spec), swarm, probe, true))
     }
@@ -78,18 +82,4 @@ impl Cluster {
             endpoint: Arc::new(Endpoint { client: peer.id, ip: peer.ip, port: peer.port, path }),
         }
     }
-}
-
-/// A recorded piece was synced before its record was written. Where its bytes are gone all the same, somebody took them.
-fn is_on_disk(
-    task: &TaskId,
-    file: Option<&PieceFile>,
-    piece: crate::domain::PieceNumber,
-    digest: &crate::domain::PieceDigest,
-) -> bool {
-    let on_disk = file.is_some_and(|file| file.reaches(piece, digest).unwrap_or(false));
-    if !on_disk {
-        tracing::warn!(%task, %piece, "recorded piece is not on disk and will be fetched again");
-    }
-    on_disk
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cell::{Cell, Probe};
-use super::refusals::wait_after;
+use super::cell::{Cell, Fetching, Probe};
 use super::{CallError, Cluster, Refused};
 use crate::domain::{
-    Change, ClientVersion, Endpoint, Fault, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+    Change, ClientVersion, Endpoint, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 use crate::swarm::{Effects, Event, Introduction, Swarm};
 use crate::telemetry::metrics::METRICS;
@@ -18,6 +17,9 @@ use crate::telemetry::metrics::METRICS;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a `dfget` is told to ask again before it is told that the length is unknown. It gives up after that.
 const PUT_OFF_MAX: u8 = 3;
+
+/// How often a registration may find its task gone the moment it found it.
+const RACES_MAX: usize = 3;
 
 /// What a client brings.
 #[derive(Clone, Debug)]
@@ -71,8 +73,8 @@ impl Cluster {
         let mut effects = Effects::default();
         let (registered, ticket) = {
             let mut inner = cell.lock();
-            if inner.removed {
-                return Err(Refused::Unreachable("the source gave nothing".into()).into());
+            if matches!(inner.fetching, Fetching::Removed) {
+                return Err(gave_nothing().into());
             }
             inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
             effects.changes.push(Change::PeerSeen(Arc::new(peer)));
@@ -92,79 +94,92 @@ impl Cluster {
 
     /// The task that this registration is for, its source being asked or answered.
     async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
-        let known = self.tasks.read().get(&spec.id).cloned();
-        if let Some(cell) = known {
+        for _ in 0..RACES_MAX {
+            if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
+                return Err(refused.into());
+            }
+            let cell = self.known_or_new(spec);
             check_same(spec, &cell.spec)?;
-            METRICS.cdn_cache_hit.inc();
-            self.revive(&cell).await?;
-            return Ok(cell);
+            if self.revive(&cell).await? {
+                return Ok(cell);
+            }
         }
-        if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
-            return Err(refused.into());
-        }
-        let cell = {
-            let mut tasks = self.tasks.write();
-            let created = tasks.entry(spec.id).or_insert_with(|| {
-                let status = TaskStatus {
-                    generation: Generation::FIRST,
-                    piece_size: PieceSize::DEFAULT,
-                    length: None,
-                    validators: Validators::default(),
-                    state: SourceState::Waiting,
-                };
-                Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits, status), Probe::Pending, false))
-            });
-            created.clone()
-        };
-        // Somebody else may have created it in between.
-        check_same(spec, &cell.spec)?;
-        self.ensure_fetching(&cell);
-        Ok(cell)
+        Err(gave_nothing().into())
     }
 
-    /// Asks a failed source again, once that has had its wait; fetches what is missing of one that has not failed.
-    async fn revive(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<(), CallError> {
+    fn known_or_new(&self, spec: &TaskSpec) -> Arc<Cell> {
+        if let Some(cell) = self.tasks.read().get(&spec.id) {
+            METRICS.cdn_cache_hit.inc();
+            return cell.clone();
+        }
+        let mut tasks = self.tasks.write();
+        // Somebody else may have created it in between.
+        let created = tasks.entry(spec.id).or_insert_with(|| {
+            let status = TaskStatus {
+                generation: Generation::FIRST,
+                piece_size: PieceSize::DEFAULT,
+                length: None,
+                validators: Validators::default(),
+                state: SourceState::Waiting,
+            };
+            Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits, status), Probe::Pending, false))
+        });
+        created.clone()
+    }
+
+    /// Has the source asked for what is missing; a failed one only once that has had its wait. `false` where the task is no
+    /// longer among the tasks.
+    async fn revive(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<bool, CallError> {
         let now = self.now();
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
-        let ended = {
+        let mut ended = None;
+        {
             let mut inner = cell.lock();
-            if inner.fetching || inner.swarm.is_whole() {
-                return Ok(());
+            match inner.fetching {
+                Fetching::Removed => return Ok(false),
+                Fetching::Underway { .. } => return Ok(true),
+                Fetching::Idle { .. } if inner.swarm.is_whole() => return Ok(true),
+                Fetching::Idle { .. } => {}
             }
-            let mut ended = None;
-            if let Some(failure) = inner.swarm.failure().cloned() {
-                let waits = |(at, failures): (_, u32)| now.since(at) < wait_after(failures, self.config.fail_access_interval);
-                if inner.failed.is_some_and(waits) {
-                    return Err(match failure.fault {
-                        Fault::Source => Refused::Unreachable(failure.reason),
-                        Fault::Supernode => Refused::Ours(failure.reason),
+            let resting = inner.resting(now, self.config.fail_access_interval).map(|last| last.refused.clone());
+            match (inner.swarm.failure().cloned(), resting) {
+                (Some(_), Some(refused)) => return Err(refused.into()),
+                // Pieces were lost of a task that peers still serve; they are asked for again after the wait.
+                (None, Some(_)) => return Ok(true),
+                (None, None) => {}
+                (Some(failure), None) => {
+                    if failure.discard {
+                        ended = Some(inner.swarm.status().generation);
+                        inner.swarm.next_generation(&mut effects);
+                    } else {
+                        inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
                     }
-                    .into());
+                    let answered = inner.swarm.status().state != SourceState::Waiting;
+                    cell.probe.send_replace(if answered { Probe::Answered } else { Probe::Pending });
+                    // Nothing is answered on the strength of this change alone: what it begins is committed after it.
+                    let _ = inner.submit(room, &mut effects);
                 }
-                if failure.discard {
-                    ended = Some(inner.swarm.status().generation);
-                    inner.swarm.next_generation(&mut effects);
-                } else {
-                    inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
-                }
-                let answered = inner.swarm.status().state != SourceState::Waiting;
-                cell.probe.send_replace(if answered { Probe::Answered } else { Probe::Pending });
-                // Nothing is answered on the strength of this change alone: the download it begins commits after it.
-                let _ = inner.submit(room, &mut effects);
-            }
-            ended
-        };
-        if let Some(generation) = ended {
-            let (repository, task) = (self.repository.clone(), cell.spec.id);
-            let removed = tokio::task::spawn_blocking(move || repository.remove(&task, generation)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(task = %cell.spec.id, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
             }
         }
+        if let Some(generation) = ended {
+            self.remove_file(cell, generation).await;
+        }
         self.ensure_fetching(cell);
-        Ok(())
+        Ok(true)
     }
+
+    async fn remove_file(&self, cell: &Cell, generation: Generation) {
+        let (repository, task) = (self.repository.clone(), cell.spec.id);
+        let removed = tokio::task::spawn_blocking(move || repository.remove(&task, generation)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(task = %cell.spec.id, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
+        }
+    }
+}
+
+fn gave_nothing() -> Refused {
+    Refused::Unreachable("the source gave nothing".into())
 }
 
 /// Whether this client should ask again, rather than be told that the length is unknown.
