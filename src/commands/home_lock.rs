@@ -1,8 +1,8 @@
 //! One process per home: a lock file that names its holder.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError, set_permissions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 
 use anyhow::Context;
 
@@ -27,7 +27,12 @@ impl HomeLock {
     pub fn take(home: &Home) -> anyhow::Result<Self> {
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
-        private.create(home.path()).with_context(|| format!("cannot make the home {}", home.path().display()))?;
+        for directory in [home.path(), &home.database()] {
+            private.create(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        // The database holds credentials; it may have been made by hand, or by a program that cared less.
+        let mode = Permissions::from_mode(0o700);
+        set_permissions(home.database(), mode).with_context(|| format!("cannot protect {}", home.database().display()))?;
         let path = home.lock();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

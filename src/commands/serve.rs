@@ -7,9 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use rustix::fs::Mode;
+use rustix::process::Resource;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use super::home_lock::HomeLock;
 use super::sockets::{Sockets, reachable};
@@ -19,14 +22,36 @@ use crate::http::{Api, Connections, Observed, api_routes, control_routes, downlo
 
 /// How long connections may take to end once the service is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long work on blocking threads may take to end after that.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until it is told to stop (SIGTERM, SIGINT), or until it can promise nothing any more.
 pub fn run(config: Config) -> anyhow::Result<()> {
     // SAFETY: nothing has opened a descriptor yet.
-    let sockets = unsafe { Sockets::open(&config)? };
+    let inherited = unsafe { Sockets::inherited()? };
+    // Whatever is made from here on is this user's alone: credentials for sources are stored in the home.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    raise_descriptor_limit();
     let home = Home::new(config.home.clone());
+    // The home before the ports: who starts twice should read who has the home, not that a port is taken.
     let _lock = HomeLock::take(&home)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, &home, sockets))
+    // What a killed service left there must not be taken for us.
+    let _ = std::fs::remove_file(home.addresses());
+    let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(config, &home, sockets));
+    // Reading back a large file is not waited for: it changes nothing.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    outcome
+}
+
+/// Every connection and open piece file takes a descriptor, and the usual soft limit is that of an interactive program.
+fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "limit of open files cannot be raised");
+    }
 }
 
 async fn serve(config: Config, home: &Home, sockets: Sockets) -> anyhow::Result<()> {
@@ -36,30 +61,27 @@ async fn serve(config: Config, home: &Home, sockets: Sockets) -> anyhow::Result<
     let opening = tokio::task::spawn_blocking(move || Cluster::open(config));
     let cluster = opening.await?.with_context(|| format!("cannot start on the home {}", home.path().display()))?;
     let connections = Connections::default();
-    let listening = listen(sockets, home, &cluster, &addresses, &connections)?;
+    let mut listening = listen(sockets, home, &cluster, &addresses, &connections)?;
     cluster.start();
     addresses.write(&home.addresses()).context("cannot write the addresses in use")?;
     tracing::info!(api = %addresses.api, download = %addresses.download, home = %home.path().display(), "serving");
 
     let failed = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = cluster.failed() => true,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failed = cluster.failed() => Some(anyhow::Error::from(failed)),
+        Some(ended) = listening.join_next() => Some(anyhow::anyhow!("a listening socket is no longer served: {ended:?}")),
     };
     let _ = std::fs::remove_file(home.addresses());
     let _ = std::fs::remove_file(home.control_socket());
-    if failed {
-        bail!("the database can no longer be written; start again to recover what was acknowledged");
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     tracing::info!("stopping: answering what is held, finishing what is open");
     cluster.drain();
     connections.end();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.ended()).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut");
-    }
-    for task in listening {
-        // Each ends with the connections' end; one that panicked must not look like an orderly stop.
-        task.await?;
     }
     cluster.stop().await;
     tracing::info!("stopped");
@@ -73,14 +95,18 @@ fn listen(
     cluster: &Arc<Cluster>,
     addresses: &Addresses,
     connections: &Connections,
-) -> anyhow::Result<Vec<tokio::task::JoinHandle<()>>> {
+) -> anyhow::Result<JoinSet<()>> {
     let api = Api { cluster: cluster.clone(), download_port: addresses.download.port() };
     let api = serve_tcp(TcpListener::from_std(sockets.api)?, Observed(warp::service(api_routes(api))), connections.clone());
     let routes = warp::service(download_routes(cluster.clone()));
     let download = serve_tcp(TcpListener::from_std(sockets.download)?, routes, connections.clone());
     let control = bind_control(&home.control_socket())?;
     let control = serve_unix(control, warp::service(control_routes(cluster.clone())), connections.clone());
-    Ok(vec![tokio::spawn(api), tokio::spawn(download), tokio::spawn(control)])
+    let mut listening = JoinSet::new();
+    listening.spawn(api);
+    listening.spawn(download);
+    listening.spawn(control);
+    Ok(listening)
 }
 
 /// The socket for commands on this machine. The home's lock is ours, so a socket that is there is a dead one's.

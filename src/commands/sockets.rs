@@ -23,48 +23,46 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Takes the sockets that were handed to this process, else binds them.
+    /// The sockets that were handed to this process, if any.
     ///
     /// # Safety
     ///
     /// Must be called once, before anything else in the process opens or closes descriptors.
-    pub unsafe fn open(config: &Config) -> anyhow::Result<Self> {
-        // SAFETY: the caller's promise is the one that is asked for.
-        if let Some(inherited) = unsafe { inherited()? } {
-            return Ok(inherited);
+    pub unsafe fn inherited() -> anyhow::Result<Option<Self>> {
+        let Some(count) = inherited_count()? else { return Ok(None) };
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<&str> = names.split(':').collect();
+        let (mut api, mut download) = (None, None);
+        for (fd, index) in (LISTEN_FDS_START..).zip(0..count) {
+            // SAFETY: the service manager opened this descriptor for us, and nobody else has it.
+            let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            let slot = match names.get(index).copied().unwrap_or_default() {
+                API => &mut api,
+                DOWNLOAD => &mut download,
+                _ if index == 0 => &mut api,
+                _ if index == 1 => &mut download,
+                name => {
+                    bail!("LISTEN_FDS hands over a socket named {name:?}; known names are {API} and {DOWNLOAD} (LISTEN_FDNAMES)")
+                }
+            };
+            if slot.replace(listening(socket, fd)?).is_some() {
+                bail!("LISTEN_FDNAMES={} names a socket twice: it must be {API}:{DOWNLOAD}", names.join(":"));
+            }
         }
+        match (api, download) {
+            (Some(api), Some(download)) => Ok(Some(Self { api, download })),
+            _ => {
+                bail!("LISTEN_FDS={count} hands over {count} socket(s); two are needed, named {API}:{DOWNLOAD} by LISTEN_FDNAMES")
+            }
+        }
+    }
+
+    /// Binds the sockets that the configuration names.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
             api: bind(config.bind, config.port, "--port")?,
             download: bind(config.bind, config.download_port, "--download-port")?,
         })
-    }
-}
-
-/// # Safety
-///
-/// The descriptors that the environment names must belong to nobody else in this process.
-unsafe fn inherited() -> anyhow::Result<Option<Sockets>> {
-    let Some(count) = inherited_count()? else { return Ok(None) };
-    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let names: Vec<&str> = names.split(':').collect();
-    let (mut api, mut download) = (None, None);
-    for (fd, index) in (LISTEN_FDS_START..).zip(0..count) {
-        // SAFETY: the service manager opened this descriptor for us, and nobody else has it.
-        let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        let slot = match names.get(index).copied().unwrap_or_default() {
-            API => &mut api,
-            DOWNLOAD => &mut download,
-            _ if index == 0 => &mut api,
-            _ if index == 1 => &mut download,
-            name => bail!("LISTEN_FDS hands over a socket named {name:?}; known names are {API} and {DOWNLOAD} (LISTEN_FDNAMES)"),
-        };
-        if slot.replace(listening(socket, fd)?).is_some() {
-            bail!("LISTEN_FDNAMES={} names a socket twice: it must be {API}:{DOWNLOAD}", names.join(":"));
-        }
-    }
-    match (api, download) {
-        (Some(api), Some(download)) => Ok(Some(Sockets { api, download })),
-        _ => bail!("LISTEN_FDS={count} hands over {count} socket(s); two are needed, named {API}:{DOWNLOAD} by LISTEN_FDNAMES"),
     }
 }
 

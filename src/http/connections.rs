@@ -54,7 +54,7 @@ where
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Some(Ok(place)) = connections.ending.run_until_cancelled(places.clone().acquire_owned()).await else { return };
         let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await else { return };
         let stream = match accepted {
             Ok((stream, _)) => stream,

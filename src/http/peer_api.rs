@@ -98,6 +98,7 @@ pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
         }
         // Clients repeat this report on a status alone, and it must not be lost.
         Ok(Err(error @ CallError::Commit(_))) => refusal(&error).with_status(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Err(CallError::Swarm(Refusal::PieceOutOfRange))) => illegal(&out_of_range("pieceRange")),
         Ok(Err(error)) => refusal(&error),
         Err(_) => Answer::because(Code::SystemError, "the report cannot be made durable now, repeat it")
             .with_status(StatusCode::SERVICE_UNAVAILABLE),
@@ -203,6 +204,10 @@ pub fn illegal(bad: &BadParam) -> Answer {
     Answer::because(Code::ParamIllegal, &format!("{} {}", bad.name, bad.why))
 }
 
+fn out_of_range(name: &'static str) -> BadParam {
+    BadParam::new(name, "names a piece that the file does not have")
+}
+
 /// The one place where errors become codes.
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
@@ -212,7 +217,7 @@ pub fn refusal(error: &CallError) -> Answer {
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
         CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
         CallError::Swarm(Refusal::PieceOutOfRange) => {
-            return illegal(&BadParam::new("range", "names a piece that the file does not have"));
+            return illegal(&out_of_range("range"));
         }
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
         CallError::AskAgain => Code::WaitAuth,

@@ -15,6 +15,8 @@ use crate::domain::{ClientId, Peer, TaskId, TaskSpec};
 /// Longest values that are taken. Bytes. URLs and headers have none of their own: the body's limit is theirs.
 const HOST_NAME_MAX_BYTES: usize = 255;
 const VERSION_MAX_BYTES: usize = 64;
+/// Extra request headers of a task.
+const HEADERS_MAX: usize = 256;
 const CALL_SYSTEM_MAX_BYTES: usize = 255;
 const PATH_MAX_BYTES: usize = 4096;
 
@@ -91,7 +93,11 @@ fn task_spec(params: &Params<'_>) -> Result<TaskSpec, BadRegistration> {
         return Err(BadParam::new("md5", "must be 32 hexadecimal digits").into());
     }
     let identifier = params.text("identifier")?.to_owned();
-    let headers = joined(params.pairs("headers")?);
+    let pairs = params.pairs("headers")?;
+    if pairs.len() > HEADERS_MAX {
+        return Err(BadParam::new("headers", format!("must be at most {HEADERS_MAX}")).into());
+    }
+    let headers = joined(pairs);
     let sign = if md5.is_empty() { &identifier } else { params.text("md5")? };
     Ok(TaskSpec {
         id: TaskId::derive(&task_url, sign, range_header(&headers).unwrap_or_default()),
@@ -207,6 +213,13 @@ mod tests {
         {
             assert_eq!(host_part(given), host);
         }
+    }
+
+    #[test]
+    fn more_headers_than_a_request_carries_are_refused() {
+        let headers = |count: usize| (0..count).map(|number| format!("&headers=H{number}:1")).collect::<String>();
+        assert!(form(&headers(HEADERS_MAX)).is_ok());
+        assert!(matches!(form(&headers(HEADERS_MAX + 1)), Err(BadRegistration::Param(BadParam { name: "headers", .. }))));
     }
 
     #[test]
