@@ -2,8 +2,9 @@
 //!
 //! A returned sled insert is not durable: it lies in sled's memory until a flush, and a flush does not sync. So requests
 //! hand their [`Change`]s to one thread, which writes all that wait as one atomic batch, flushes, syncs, and then lets
-//! everybody go. There is no window to wait for: a commit takes what has gathered during the one before it, so that a
-//! lone change costs one commit and a crowd shares one.
+//! everybody go. A lone change is committed at once. In a crowd, whose members come back together after each commit, a
+//! commit waits up to half a millisecond for as many as the last one had: each wakes every thread of sled's pool, which
+//! costs more than the wait.
 //!
 //! Invariants: changes are written in the order in which they were submitted; those of one submission are written
 //! together or not at all; after a failure nothing is acknowledged until the database has been opened anew.
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use sled::transaction::{TransactionError, Transactional};
@@ -27,6 +29,10 @@ use crate::domain::{Change, TaskId};
 const QUEUE_SUBMISSIONS_MAX: usize = 8192;
 /// Submissions of one commit: enough to share its cost, few enough to keep its time in the milliseconds.
 const WINDOW_SUBMISSIONS_MAX: usize = 1024;
+/// The window of which this many submissions are a crowd.
+const CROWD_SUBMISSIONS: usize = 4;
+/// How long a commit waits for as many submissions as the one before it had, if that was a crowd.
+const GATHER_TIMEOUT: Duration = Duration::from_micros(500);
 /// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
 const CHUNK_BYTES: usize = 32 * 1024;
 
@@ -64,6 +70,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<Submission>,
+    /// The writer is told when this many wait: the first, or as many as it gathers.
+    awaited: usize,
     submitted: u64,
     closed: bool,
 }
@@ -151,9 +159,9 @@ impl Room {
         queue.submitted += 1;
         let number = queue.submitted;
         queue.waiting.push(Submission { changes, durable: sender, _room: self.permit });
-        let first = queue.waiting.len() == 1;
+        let enough = queue.waiting.len() == queue.awaited.max(1);
         drop(queue);
-        if first {
+        if enough {
             self.shared.arrived.notify_one();
         }
         Ticket { number, durable: Some(receiver) }
@@ -193,7 +201,9 @@ impl Drop for Writer {
 impl Writer {
     fn run(self) {
         let fail = FailOnDrop(self.shared.failed.clone());
-        while let Some((window, last)) = self.next_window() {
+        let mut before = 0;
+        while let Some((window, last)) = self.next_window(before) {
+            before = window.len();
             if let Err(error) = self.commit(&window) {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -211,13 +221,19 @@ impl Writer {
     }
 
     /// Everything that waits, up to the size of a window, and the number of its last submission; `None` at the end.
-    fn next_window(&self) -> Option<(Vec<Submission>, u64)> {
+    /// `before` is the size of the last one.
+    fn next_window(&self, before: usize) -> Option<(Vec<Submission>, u64)> {
         let mut queue = self.shared.queue.lock();
         while queue.waiting.is_empty() {
             if queue.closed {
                 return None;
             }
             self.shared.arrived.wait(&mut queue);
+        }
+        if before >= CROWD_SUBMISSIONS && queue.waiting.len() < before && !queue.closed {
+            queue.awaited = before;
+            self.shared.arrived.wait_for(&mut queue, GATHER_TIMEOUT);
+            queue.awaited = 1;
         }
         let taken = queue.waiting.len().min(WINDOW_SUBMISSIONS_MAX);
         let rest = queue.waiting.split_off(taken);
