@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::domain::policy::SourcePolicy;
+
 /// The effective configuration of a service.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -33,6 +35,8 @@ pub struct Config {
     pub hold: Duration,
     /// Sources fetched at once.
     pub downloads_max: usize,
+    /// Where sources may be (`source.allow`, `source.deny`).
+    pub source: SourcePolicy,
 }
 
 impl Default for Config {
@@ -51,6 +55,7 @@ impl Default for Config {
             fail_access_interval: Duration::from_secs(3 * 60),
             hold: Duration::from_secs(1),
             downloads_max: 32,
+            source: SourcePolicy::default(),
         }
     }
 }

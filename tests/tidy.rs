@@ -15,7 +15,8 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("pieces", &["domain", "telemetry"]),
     ("origin", &["domain", "telemetry"]),
     ("cdn", &["domain", "pieces", "origin", "telemetry"]),
-    ("config", &[]),
+    // The values that it configures are the domain's.
+    ("config", &["domain"]),
     // The worker's errors are the sources' errors and the piece files'; the cluster tells clients what they mean.
     ("cluster", &["domain", "swarm", "store", "pieces", "origin", "cdn", "config", "telemetry"]),
     // Decisions are the swarm's; the wire writes them out.

@@ -182,6 +182,7 @@ pub fn reason(error: &FetchError) -> String {
 fn failure_of(error: &FetchError) -> Failure {
     let (fault, discard) = match error {
         FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_) => (Fault::Source, true),
+        FetchError::Origin(OriginError::Forbidden(_)) => (Fault::Supernode, false),
         FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, false),

@@ -123,7 +123,7 @@ impl Cluster {
             },
             clock: Instant::now(),
             committer: Committer::start(store.clone(), Durability::Power)?,
-            worker: Worker::new(Source::new()?, repository.clone(), config.downloads_max),
+            worker: Worker::new(Source::new(config.source.clone())?, repository.clone(), config.downloads_max),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),

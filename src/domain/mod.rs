@@ -10,6 +10,7 @@ pub mod ids;
 pub mod moment;
 pub mod piece;
 pub mod piece_set;
+pub mod policy;
 pub mod task;
 
 pub use change::Change;

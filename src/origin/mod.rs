@@ -5,7 +5,9 @@
 //! Must not: retry, wait between requests, or keep bytes. That is `cdn`'s.
 
 mod content_range;
+mod reach;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +16,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
 use url::Url;
 
+use crate::domain::policy::{Forbidden, SourcePolicy};
 use crate::domain::{TaskSpec, Validators};
 pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange};
+use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a source may be silent before the request counts as stalled.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Redirects followed for one request.
-const REDIRECTS_MAX: usize = 10;
 /// Idle connections kept per host, and for how long: enough for a resumed download, not one for every task.
 const IDLE_CONNECTIONS_PER_HOST: usize = 2;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
@@ -52,6 +54,8 @@ const OWN_HEADERS: [HeaderName; 12] = [
 pub enum OriginError {
     #[error("the URL is not a valid http or https URL")]
     Url,
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     #[error("the certificates that came with the task cannot be used")]
     Certificates(#[source] reqwest::Error),
     #[error("the source cannot be reached")]
@@ -90,6 +94,7 @@ impl Answer {
 #[derive(Debug)]
 pub struct Source {
     client: Client,
+    policy: Arc<SourcePolicy>,
 }
 
 /// Checks that a text is a URL that can be fetched at all.
@@ -104,14 +109,17 @@ pub fn parse_url(text: &str) -> Result<Url, OriginError> {
 }
 
 impl Source {
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { client: builder().build()? })
+    /// Asks only what the policy allows.
+    pub fn new(policy: SourcePolicy) -> Result<Self, reqwest::Error> {
+        let policy = Arc::new(policy);
+        Ok(Self { client: builder(&policy).build()?, policy })
     }
 
     /// Asks for a part of the task's content. Unless that is all of it, `known` guards against mixing two contents; the
     /// body then starts where the part does or, where the source will not or must not be asked for a range, at 0.
     pub async fn ask(&self, spec: &TaskSpec, part: Part, known: &Validators) -> Result<Answer, OriginError> {
         let url = parse_url(&spec.raw_url)?;
+        check_url(&self.policy, &url)?;
         let asked = RequestedRange::of_task(spec.range());
         // Without a validator nothing says that the rest belongs to what is here: the whole is asked for and compared.
         // Nor can a part be asked for of a range whose place only the source knows.
@@ -127,7 +135,10 @@ impl Source {
             headers.insert(header::IF_RANGE, validator);
         }
         let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        let response = response.map_err(|error| OriginError::Unreachable(error.without_url()))?;
+        let response = response.map_err(|error| match forbidden_by(&error) {
+            Some(forbidden) => OriginError::Forbidden(forbidden),
+            None => OriginError::Unreachable(error.without_url()),
+        })?;
         read_answer(response, &asked, range.is_some(), known, asked_part)
     }
 
@@ -136,7 +147,7 @@ impl Source {
         if !spec.insecure && spec.root_cas.is_empty() {
             return Ok(self.client.clone());
         }
-        let mut builder = builder().tls_danger_accept_invalid_certs(spec.insecure);
+        let mut builder = builder(&self.policy).tls_danger_accept_invalid_certs(spec.insecure);
         for pem in &spec.root_cas {
             for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)? {
                 builder = builder.add_root_certificate(certificate);
@@ -146,12 +157,13 @@ impl Source {
     }
 }
 
-fn builder() -> reqwest::ClientBuilder {
+fn builder(policy: &Arc<SourcePolicy>) -> reqwest::ClientBuilder {
     Client::builder()
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+        .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
+        .redirect(checked_redirects(policy.clone()))
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         .pool_idle_timeout(IDLE_CONNECTION_LIFE)
         .http1_only()

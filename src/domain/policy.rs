@@ -1,0 +1,220 @@
+//! Which addresses a supernode may fetch from: it asks for URLs that strangers name.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// Where clouds answer with credentials, and link-local addresses. Reached only where an operator allows the network.
+const NEVER_BY_DEFAULT: [&str; 4] = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"];
+/// The first 96 bits of addresses that stand for an IPv4 address behind a translator (RFC 6052).
+const NAT64_PREFIX: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+
+/// A name or a network: `example.com`, `*.example.com`, `10.0.0.0/8`, `192.0.2.7`, `fd00::/8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourcePattern {
+    Host(String),
+    /// Every name below this one, and not the name itself.
+    Below(String),
+    Network(IpNet),
+}
+
+/// A text that is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a host (example.com, *.example.com) nor a network (10.0.0.0/8, fd00::/8, 192.0.2.7)")]
+pub struct NotAPattern(String);
+
+impl FromStr for SourcePattern {
+    type Err = NotAPattern;
+
+    fn from_str(text: &str) -> Result<Self, NotAPattern> {
+        let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
+        if let Ok(network) = bare.parse::<IpNet>() {
+            return Ok(Self::Network(network.trunc()));
+        }
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(Self::Network(ip.into()));
+        }
+        let name = |name: &str| {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            // What ends in a number is an address, and one that is written wrong.
+            let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+            (!name.is_empty() && !numeric && name.bytes().all(allowed)).then_some(name)
+        };
+        let pattern = match text.trim().strip_prefix("*.") {
+            Some(parent) => name(parent).map(Self::Below),
+            None => name(text.trim()).map(Self::Host),
+        };
+        pattern.ok_or_else(|| NotAPattern(text.to_owned()))
+    }
+}
+
+impl fmt::Display for SourcePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => f.write_str(name),
+            Self::Below(name) => write!(f, "*.{name}"),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+impl SourcePattern {
+    fn matches_host(&self, host: &str) -> bool {
+        match self {
+            Self::Host(name) => name == host,
+            Self::Below(name) => host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Self::Network(_) => false,
+        }
+    }
+
+    fn matches_address(&self, address: IpAddr) -> bool {
+        matches!(self, Self::Network(network) if network.contains(&address))
+    }
+}
+
+/// What may be fetched from where.
+///
+/// What `deny` names is refused, whatever else holds. Cloud metadata and link-local addresses are refused unless `allow`
+/// names their network. With an empty `allow` everything else is allowed, otherwise only what it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourcePolicy {
+    pub allow: Vec<SourcePattern>,
+    pub deny: Vec<SourcePattern>,
+}
+
+/// A source that the policy does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policy of this supernode (source.allow, source.deny) does not let it fetch from {0}")]
+pub struct Forbidden(String);
+
+impl SourcePolicy {
+    /// Whether a host may be asked for at all, before its addresses are known.
+    pub fn check_host(&self, host: &str) -> Result<(), Forbidden> {
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        let denied = self.deny.iter().any(|pattern| pattern.matches_host(&name));
+        let no_network_allowed = !self.allow.iter().any(|pattern| matches!(pattern, SourcePattern::Network(_)));
+        let missed = !self.allow.is_empty() && no_network_allowed && !self.allows_host(&name);
+        if denied || missed { Err(Forbidden(host.to_owned())) } else { Ok(()) }
+    }
+
+    /// Whether this address of a host may be connected to.
+    pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
+        let reached = reached_address(address);
+        let by_network = self.allow.iter().any(|pattern| pattern.matches_address(reached));
+        let denied = self.deny.iter().any(|pattern| pattern.matches_address(reached));
+        let never = !by_network && is_never_by_default(reached);
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        let missed = !self.allow.is_empty() && !by_network && !self.allows_host(&name);
+        if !(denied || never || missed) {
+            return Ok(());
+        }
+        let same = host.parse() == Ok(address);
+        Err(Forbidden(if same { host.to_owned() } else { format!("{host} ({address})") }))
+    }
+
+    fn allows_host(&self, name: &str) -> bool {
+        self.allow.iter().any(|pattern| pattern.matches_host(name))
+    }
+}
+
+fn is_never_by_default(address: IpAddr) -> bool {
+    NEVER_BY_DEFAULT.iter().any(|network| network.parse::<IpNet>().is_ok_and(|network| network.contains(&address)))
+}
+
+/// The address that a connection to this one really reaches: an address has many spellings, and a policy must know all.
+fn reached_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        // To connect to "any address" is to connect to this machine.
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.segments()[..6] == NAT64_PREFIX => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        canonical => canonical,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(allow: &[&str], deny: &[&str]) -> SourcePolicy {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a pattern")).collect();
+        SourcePolicy { allow: parse(allow), deny: parse(deny) }
+    }
+
+    /// Whether a host with this address would be fetched from.
+    fn reaches(policy: &SourcePolicy, host: &str, address: &str) -> bool {
+        policy.check_host(host).is_ok() && policy.check_address(host, address.parse().expect("an address")).is_ok()
+    }
+
+    #[test]
+    fn metadata_and_link_local_addresses_are_refused_however_they_are_written() {
+        let default = SourcePolicy::default();
+        for address in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+        ] {
+            assert!(!reaches(&default, "innocent.example", address), "{address}");
+        }
+        for address in ["127.0.0.1", "10.0.0.1", "192.0.2.7", "::1", "fd00::1", "2001:db8::1"] {
+            assert!(reaches(&default, "innocent.example", address), "{address}");
+        }
+    }
+
+    #[test]
+    fn only_a_network_lifts_what_is_refused_by_default() {
+        assert!(reaches(&policy(&["169.254.0.0/16"], &[]), "169.254.169.254", "169.254.169.254"));
+        assert!(!reaches(&policy(&["*.example.com"], &[]), "rebound.example.com", "169.254.169.254"));
+        assert!(!reaches(&policy(&["169.254.0.0/16"], &["169.254.169.254"]), "x", "169.254.169.254"), "deny wins");
+    }
+
+    #[test]
+    fn deny_names_hosts_and_networks() {
+        let policy = policy(&[], &["127.0.0.0/8", "*.internal", "bad.example"]);
+        for (host, address) in [
+            ("localhost", "127.0.0.1"),
+            ("any", "0.0.0.0"),
+            ("mapped", "::ffff:127.0.0.1"),
+            ("db.internal", "192.0.2.1"),
+            ("DB.Internal.", "192.0.2.1"),
+            ("bad.example", "192.0.2.1"),
+        ] {
+            assert!(!reaches(&policy, host, address), "{host} {address}");
+        }
+        for host in ["internal", "good.example", "notbad.example"] {
+            assert!(reaches(&policy, host, "192.0.2.1"), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_allow_list_is_all_there_is() {
+        let policy = policy(&["*.example.com", "mirror", "192.0.2.0/24"], &["secret.example.com"]);
+        for (host, address) in [("a.example.com", "198.51.100.1"), ("mirror", "10.0.0.1"), ("whatever", "192.0.2.9")] {
+            assert!(reaches(&policy, host, address), "{host} {address}");
+        }
+        for (host, address) in [("example.org", "198.51.100.1"), ("secret.example.com", "192.0.2.9"), ("example.com", "10.0.0.1")]
+        {
+            assert!(!reaches(&policy, host, address), "{host} {address}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_reads_back_and_nonsense_is_refused() {
+        for text in ["example.com", "*.example.com", "10.0.0.0/8", "fd00::/8"] {
+            assert_eq!(text.parse::<SourcePattern>().expect("a pattern").to_string(), text);
+        }
+        for wrong in ["", "*", "*.", "10.0.0.0/33", "300.1.1.1", "a b", "http://h/", "a*.b", "1.2.3"] {
+            assert!(wrong.parse::<SourcePattern>().is_err(), "{wrong:?}");
+        }
+    }
+}
