@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::domain::policy::SourcePolicy;
 
+/// Fetching from sources is never slower than this.
+const SOURCE_RATE_MIN_BYTES_PER_S: u64 = 64 * 1024;
+
 /// The effective configuration of a service.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -35,6 +38,11 @@ pub struct Config {
     pub hold: Duration,
     /// Sources fetched at once.
     pub downloads_max: usize,
+    /// What all fetching from sources may take of the network, with what is kept for other things. Bytes per second; 0 for
+    /// no limit (`maxBandwidth`).
+    pub max_bandwidth: u64,
+    /// What of it is kept for other things (`systemReservedBandwidth`). Bytes per second.
+    pub system_reserved_bandwidth: u64,
     /// Where sources may be (`source.allow`, `source.deny`).
     pub source: SourcePolicy,
 }
@@ -55,7 +63,20 @@ impl Default for Config {
             fail_access_interval: Duration::from_secs(3 * 60),
             hold: Duration::from_secs(1),
             downloads_max: 32,
+            max_bandwidth: 200 * 1024 * 1024,
+            system_reserved_bandwidth: 20 * 1024 * 1024,
             source: SourcePolicy::default(),
+        }
+    }
+}
+
+impl Config {
+    /// How fast sources are fetched, all together. Bytes per second; 0 for no limit.
+    pub fn source_rate(&self) -> u64 {
+        match self.max_bandwidth {
+            0 => 0,
+            // However much is kept, fetching goes on.
+            max => max.saturating_sub(self.system_reserved_bandwidth).max(SOURCE_RATE_MIN_BYTES_PER_S),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::FetchError;
+use super::{FetchError, Throttle};
 use crate::domain::PieceSize;
 use crate::origin::Answer;
 use crate::pieces::{Slot, SlotBuilder};
@@ -10,6 +10,7 @@ use crate::pieces::{Slot, SlotBuilder};
 /// A body as a run of slots.
 pub(super) struct Body<'a> {
     pub answer: &'a mut Answer,
+    throttle: &'a Throttle,
     piece_size: PieceSize,
     pub length: Option<u64>,
     pub received: u64,
@@ -18,8 +19,8 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub fn new(answer: &'a mut Answer, piece_size: PieceSize, length: Option<u64>) -> Self {
-        Self { received: answer.start, answer, piece_size, length, rest: Bytes::new() }
+    pub fn new(answer: &'a mut Answer, throttle: &'a Throttle, piece_size: PieceSize, length: Option<u64>) -> Self {
+        Self { received: answer.start, answer, throttle, piece_size, length, rest: Bytes::new() }
     }
 
     /// The next slot, and whether it is the last. Where the length is unknown, a slot is known not to be the last only
@@ -42,7 +43,10 @@ impl<'a> Body<'a> {
                 return Ok((slot.finish(), false));
             }
             match self.answer.chunk().await? {
-                Some(chunk) => self.rest = chunk,
+                Some(chunk) => {
+                    self.throttle.take(chunk.len() as u64).await;
+                    self.rest = chunk;
+                }
                 None => return Ok((slot.finish(), true)),
             }
         }

@@ -7,6 +7,7 @@
 
 mod body;
 mod download;
+mod throttle;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::origin::{OriginError, Part, Source};
 use crate::pieces::{PieceFileError, Repository};
 use body::Body;
 use download::{Download, check_md5};
+pub use throttle::Throttle;
 
 /// Requests in a row that bring no new piece before a download has failed.
 const ATTEMPTS_MAX: u32 = 5;
@@ -125,13 +127,20 @@ pub struct Worker {
     asks: Semaphore,
     /// Bodies that are taken at once.
     bodies: Semaphore,
+    /// How fast they are taken, all together.
+    throttle: Throttle,
 }
 
 impl Worker {
     /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
     /// source must not keep others from being asked.
-    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize) -> Self {
-        Self { source, repository, asks: Semaphore::new(ASKS_MAX), bodies: Semaphore::new(bodies_max) }
+    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, throttle: Throttle) -> Self {
+        Self { source, repository, asks: Semaphore::new(ASKS_MAX), bodies: Semaphore::new(bodies_max), throttle }
+    }
+
+    /// How fast bodies are taken.
+    pub const fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
     async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
@@ -208,7 +217,7 @@ impl Worker {
             return Err(OriginError::Changed.into());
         }
         // Where the source sends more than the piece, what comes before it is passed over and what comes after is not read.
-        let mut body = Body::new(&mut answer, known.piece_size, known.length);
+        let mut body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
         let slot = loop {
             let (slot, last) = body.next_slot().await?;
             if body.received >= end {
@@ -286,7 +295,7 @@ impl Worker {
                 download.file.insert(Arc::new(opened)).clone()
             }
         };
-        let body = Body::new(&mut answer, known.piece_size, known.length);
+        let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
         download.take_body(spec, body, &file, ledger).await
     }
 }

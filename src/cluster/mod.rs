@@ -27,7 +27,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cdn::Worker;
+use crate::cdn::{Throttle, Worker};
 use crate::config::{Config, Home};
 use crate::domain::{ClientVersion, Moment, SourceState, TaskId};
 use crate::origin::Source;
@@ -123,7 +123,12 @@ impl Cluster {
             },
             clock: Instant::now(),
             committer: Committer::start(store.clone(), Durability::Power)?,
-            worker: Worker::new(Source::new(config.source.clone())?, repository.clone(), config.downloads_max),
+            worker: Worker::new(
+                Source::new(config.source.clone())?,
+                repository.clone(),
+                config.downloads_max,
+                Throttle::new(config.source_rate()),
+            ),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),
