@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 
-use crate::harness::client::{Client, Dialect, Downloaded, Wanted};
+use crate::harness::client::{Client, Downloaded, Release, Wanted};
 use crate::harness::exchange::{self, Answer};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
@@ -33,7 +33,7 @@ impl Scene {
     async fn set() -> Self {
         let (origin, service) = (Origin::start().await, Service::start().await);
         let url = origin.put("file", File::new(random_content(FILE_BYTES)));
-        let client = std::sync::Arc::new(Client::start(Dialect::Go).await);
+        let client = std::sync::Arc::new(Client::start(&Release::GO_1_0_6).await);
         let downloaded = client.download(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
         Self { origin, service, url, downloaded, cid: client.cid().to_owned() }
     }
@@ -59,7 +59,7 @@ impl Scene {
     async fn still_serves(&self) {
         let content = random_content(1000);
         let url = self.origin.put("another", File::new(content.clone()));
-        let client = std::sync::Arc::new(Client::start(Dialect::Go).await);
+        let client = std::sync::Arc::new(Client::start(&Release::GO_1_0_6).await);
         let downloaded = client.download(self.api(), &Wanted::url(&url)).await;
         let downloaded =
             downloaded.unwrap_or_else(|surprise| panic!("after what it refused, the service serves no more: {surprise}"));

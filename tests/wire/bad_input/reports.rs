@@ -5,42 +5,42 @@ use crate::harness::exchange::{self, Answer, get};
 use crate::harness::pieces::range_of;
 
 /// A task that nobody has registered.
-const UNKNOWN_TASK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(super) const UNKNOWN_TASK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// The file of the scene has two.
 const PIECES: u32 = 2;
 /// No ranges at all.
-const MALFORMED_RANGES: [&str; 10] =
+pub(super) const MALFORMED_RANGES: [&str; 10] =
     ["abc", "5", "5-", "-5", "-", "9-5", "0-4194303-1", "%2B0-4194303", "0-18446744073709551616", "0x0-0x3fffff"];
 /// Ranges, but of no piece: cut elsewhere, or past the end.
-const NO_PIECES: [&str; 6] =
+pub(super) const NO_PIECES: [&str; 6] =
     ["0-100", "1-4194304", "0-8388607", "4194303-8388606", "8388608-12582911", "18446744069414584320-18446744073709551615"];
 
 /// The parameters of a request, to be made wrong one at a time.
 #[derive(Clone)]
-struct Query {
-    path: &'static str,
-    pairs: Vec<(&'static str, String)>,
+pub(super) struct Query {
+    pub(super) path: &'static str,
+    pub(super) pairs: Vec<(&'static str, String)>,
 }
 
 impl Query {
-    fn with(&self, name: &str, value: &str) -> Self {
+    pub(super) fn with(&self, name: &str, value: &str) -> Self {
         let mut query = self.clone();
         let pair = query.pairs.iter_mut().find(|pair| pair.0 == name).unwrap_or_else(|| panic!("no {name} in {}", self.path));
         pair.1 = value.to_owned();
         query
     }
 
-    fn without(&self, name: &str) -> Self {
+    pub(super) fn without(&self, name: &str) -> Self {
         let pairs = self.pairs.iter().filter(|pair| pair.0 != name).cloned().collect();
         Self { path: self.path, pairs }
     }
 
-    fn target(&self) -> String {
+    pub(super) fn target(&self) -> String {
         let pairs: Vec<String> = self.pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!("{}?{}", self.path, pairs.join("&"))
     }
 
-    fn refused(&self, code: i64, names: &str) -> Refused {
+    pub(super) fn refused(&self, code: i64, names: &str) -> Refused {
         Refused::with_code(format!("{names} is wrong"), get(&self.target()), code, names)
     }
 }
@@ -68,7 +68,7 @@ impl Scene {
         Query { path: "/peer/piece/suc", pairs }
     }
 
-    async fn ask(&self, query: &Query) -> Answer {
+    pub(super) async fn ask(&self, query: &Query) -> Answer {
         exchange::ask(self.api(), get(&query.target())).await
     }
 }
@@ -130,6 +130,8 @@ async fn reports_of_written_pieces_with_wrong_parameters_are_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_comes_twice_is_taken_twice_and_changes_nothing() {
     let scene = Scene::set().await;
+    let goodbye = scene.task_query(702, 501);
+    say_goodbye(&scene, &goodbye).await;
     let before = scene.service.dump().await.sorted();
     for piece in 0..PIECES {
         for _ in 0..2 {
@@ -137,12 +139,13 @@ async fn a_report_that_comes_twice_is_taken_twice_and_changes_nothing() {
             assert_eq!((answer.status, answer.code), (200, 611), "{answer}");
         }
     }
-    let (one, other) = (scene.task_query(702, 501), scene.task_query(702, 501));
-    for goodbye in [one, other] {
-        let answer = scene.ask(&goodbye).await;
-        assert_eq!((answer.status, answer.code), (200, 200), "{answer}");
-    }
+    say_goodbye(&scene, &goodbye).await;
     assert_eq!(scene.service.dump().await.sorted(), before, "what was known already changed what is stored");
+}
+
+async fn say_goodbye(scene: &Scene, goodbye: &Query) {
+    let answer = scene.ask(goodbye).await;
+    assert_eq!((answer.status, answer.code), (200, 200), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

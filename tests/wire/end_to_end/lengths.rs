@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::harness::client::{Client, Dialect, Wanted};
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{PIECE_CONTENT, random_content};
 use crate::harness::service::Service;
@@ -41,7 +41,7 @@ async fn a_file_of_unknown_length_arrives_whole() {
 
 /// Two clients, one after the other and each of its own dialect, get the same bytes. They serve until they are dropped.
 async fn check_twice(service: &Service, url: &str, content: &Bytes, lengths: &[i64]) -> [Arc<Client>; 2] {
-    let clients = [Client::start(Dialect::Go).await, Client::start(Dialect::Documented).await].map(Arc::new);
+    let clients = [Client::start(&Release::GO_1_0_6).await, Client::start(&Release::DOCUMENTED).await].map(Arc::new);
     for client in &clients {
         let downloaded = client.download(service.api(), &Wanted::url(url)).await;
         let downloaded = downloaded.unwrap_or_else(|surprise| panic!("{url}: {surprise}"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::client::{Client, Dialect, Wanted};
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::dump::output;
 use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::{random_content, range_of};
@@ -18,7 +18,7 @@ async fn sigterm_drains_and_stops_with_exit_code_0() {
     let content = random_content(5_000_000);
     let url = origin.put("file", File { ending: Ending::StallsAfter(1000), ..File::new(content) });
     let mut service = Service::start().await;
-    let client = Client::start(Dialect::Go).await;
+    let client = Client::start(&Release::GO_1_0_6).await;
     let registered = client.register(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
     assert_eq!(registered.code, 200, "{registered}");
     let task = registered.data["taskId"].as_str().expect("a task id").to_owned();

@@ -9,7 +9,7 @@ mod swarm;
 
 use std::sync::Arc;
 
-use crate::harness::client::{Client, Dialect, Downloaded, Wanted};
+use crate::harness::client::{Client, Downloaded, Release, Wanted};
 use crate::harness::service::Service;
 
 /// Lets a new client download a URL, which must go well.
@@ -18,6 +18,6 @@ async fn download(service: &Service, url: &str) -> Downloaded {
 }
 
 async fn download_wanted(service: &Service, wanted: &Wanted) -> Downloaded {
-    let client = Arc::new(Client::start(Dialect::Go).await);
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
     client.download(service.api(), wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", client.cid()))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use super::{download, download_wanted};
-use crate::harness::client::{Client, Dialect, Wanted};
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::Answer;
 use crate::harness::origin::{Ending, File, Origin, Seen};
@@ -78,7 +78,7 @@ async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
     let wanted = Wanted::url(&url);
 
     let (progress, mut arrived) = tokio::sync::watch::channel(0);
-    let client = Arc::new(Client::start(Dialect::Go).await.with_progress(progress));
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await.with_progress(progress));
     let downloading = {
         let (client, api, wanted) = (client.clone(), service.api(), wanted.clone());
         tokio::spawn(async move { client.download(api, &wanted).await })
@@ -99,7 +99,7 @@ async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
 /// A new client gets the new file, after the wait that a failed source is given.
 async fn check_new_file_arrives(service: &Service, wanted: &Wanted, new: &File) {
     let downloaded = eventually("the new file can be downloaded", async || {
-        let client = Arc::new(Client::start(Dialect::Go).await);
+        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
         match client.download(service.api(), wanted).await {
             Ok(downloaded) => Some(downloaded),
             Err(surprise) if surprise.code == Some(607) => None,
@@ -173,7 +173,7 @@ async fn register(service: &Service, url: &str) {
 }
 
 async fn try_register(service: &Service, wanted: &Wanted) -> Answer {
-    let client = Client::start(Dialect::Go).await;
+    let client = Client::start(&Release::GO_1_0_6).await;
     client.register(service.api(), wanted).await.unwrap_or_else(|surprise| panic!("{surprise}"))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::harness::client::{Acknowledged, Client, Dialect, Downloaded, Surprise, Transfers, Wanted};
+use crate::harness::client::{Acknowledged, Client, Downloaded, Release, Surprise, Transfers, Wanted};
 use crate::harness::dump::Dump;
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{PIECE_SIZE, piece_count, random_content};
@@ -57,14 +57,14 @@ async fn a_slow_client_holds_nobody_up_and_gets_everything() {
     let origin = Origin::start().await;
     let wanted = Wanted::url(&origin.put("file", File::new(content.clone())));
     let service = Service::start().await;
-    let slow = Arc::new(Client::start(Dialect::Go).await.with_link(SLOW_LINK_BYTES_PER_S));
+    let slow = Arc::new(Client::start(&Release::GO_1_0_6).await.with_link(SLOW_LINK_BYTES_PER_S));
     let slow = {
         let (api, wanted) = (service.api(), wanted.clone());
         tokio::spawn(async move { slow.download(api, &wanted).await })
     };
     let mut fast_clients = Vec::new();
     for _ in 0..3 {
-        let client = Arc::new(Client::start(Dialect::Go).await);
+        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
         fast_clients.push(client.clone());
         let fast = client.download(service.api(), &wanted).await;
         let fast = fast.unwrap_or_else(|surprise| panic!("a fast client: {surprise}"));
@@ -87,7 +87,7 @@ impl Swarm {
         let (progress, arrived) = watch::channel(0);
         let mut swarm = Self { clients: Vec::new(), downloading: JoinSet::new(), arrived };
         for _ in 0..CLIENTS {
-            let client = Arc::new(Client::start(Dialect::Go).await.with_progress(progress.clone()));
+            let client = Arc::new(Client::start(&Release::GO_1_0_6).await.with_progress(progress.clone()));
             swarm.clients.push(client.clone());
             let (api, wanted) = (service.api(), Wanted::url(url));
             swarm.downloading.spawn(async move { client.download(api, &wanted).await });

@@ -162,6 +162,10 @@ impl Origin {
         Self { address, files: files.clone(), accepting: tokio::spawn(accept(listener, files)) }
     }
 
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Serves a file from now on, and tells its URL. One of this name that is being sent stays as it was.
     pub fn put(&self, name: &str, file: File) -> String {
         let mut files = self.files.lock();

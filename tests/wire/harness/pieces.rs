@@ -47,6 +47,15 @@ pub fn range_of(piece: u32) -> String {
     format!("{start}-{}", start + PIECE_SIZE - 1)
 }
 
+/// A slot as the cached file has it.
+pub fn slot_of(content: &Bytes, piece: u32) -> Bytes {
+    let start = usize::try_from(u64::from(piece) * PIECE_CONTENT).expect("a test's file fits");
+    let end = content.len().min(start + usize::try_from(PIECE_CONTENT).expect("a slot fits"));
+    let length = u32::try_from(end - start).expect("a slot is small");
+    let head = length | u32::try_from(PIECE_SIZE << 4).expect("a slot's size fits");
+    [&head.to_be_bytes()[..], &content[start..end], &[TAIL]].concat().into()
+}
+
 /// Takes the wrapping off a slot, after a look at every byte of it.
 pub fn unwrap(slot: &Bytes, piece_size: u64) -> Result<Bytes, String> {
     let length = slot.len();

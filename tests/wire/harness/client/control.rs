@@ -1,6 +1,7 @@
 //! Control calls: one pool of connections, the published clients' timeout, and their way with connections that break.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,74 +10,79 @@ use http::Request;
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 
-use super::Surprise;
+use super::{Release, Surprise};
 use crate::harness::exchange::{self, Answer, CallError, Response};
 
-/// What a published client gives a call, with all its repetitions.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a call is sent whose connection breaks.
-const ATTEMPTS_MAX: u32 = 5;
-/// How often a report of a written piece is sent that got another status than 200, and the wait in between.
-const SUC_ATTEMPTS_MAX: u32 = 3;
-const SUC_WAIT: Duration = Duration::from_millis(300);
+/// How long a report of a written piece waits until it is sent once more.
+const WRITTEN_WAIT: Duration = Duration::from_millis(300);
 
-/// Connections to the API of one supernode.
+/// Connections to the API of one supernode, used as a release does.
 #[derive(Debug)]
 pub struct Control {
     api: SocketAddr,
+    release: &'static Release,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    questions: AtomicU32,
 }
 
 impl Control {
-    pub fn new(api: SocketAddr) -> Self {
-        Self { api, idle: Mutex::default() }
+    pub fn new(api: SocketAddr, release: &'static Release) -> Self {
+        Self { api, release, idle: Mutex::default(), questions: AtomicU32::new(0) }
     }
 
     pub const fn api(&self) -> SocketAddr {
         self.api
     }
 
+    /// How often [`Self::ask`] was called.
+    pub fn questions(&self) -> u32 {
+        self.questions.load(Ordering::Relaxed)
+    }
+
+    /// Asks what to do next.
+    pub async fn ask(&self, target: &str) -> Result<Answer, Surprise> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        self.get(target).await
+    }
+
     /// Asks for an answer with status 200 and an envelope.
     pub async fn get(&self, target: &str) -> Result<Answer, Surprise> {
-        self.expect_ok(|| exchange::get(target)).await
+        let (asked, response) = self.call(self.release.task_timeout, || exchange::get(target)).await?;
+        envelope(&asked, &response)
     }
 
     /// Sends a body; a registration may be repeated, so a broken connection is met as with a GET.
     pub async fn post(&self, request: impl Fn() -> Request<Full<Bytes>>) -> Result<Answer, Surprise> {
-        self.expect_ok(request).await
-    }
-
-    /// Reports a piece as written, the one call that is repeated on a status.
-    pub async fn report_written(&self, target: &str) -> Result<Answer, Surprise> {
-        let mut attempts = 1;
-        loop {
-            let (asked, response) = self.call(|| exchange::get(target)).await?;
-            if response.status == 200 || attempts == SUC_ATTEMPTS_MAX {
-                return envelope(&asked, &response);
-            }
-            attempts += 1;
-            tokio::time::sleep(SUC_WAIT).await;
-        }
-    }
-
-    async fn expect_ok(&self, request: impl Fn() -> Request<Full<Bytes>>) -> Result<Answer, Surprise> {
-        let (asked, response) = self.call(request).await?;
+        let (asked, response) = self.call(self.release.registry_timeout, request).await?;
         envelope(&asked, &response)
     }
 
-    async fn call(&self, request: impl Fn() -> Request<Full<Bytes>>) -> Result<(String, Response), Surprise> {
+    /// Reports a piece as written, the one call that some releases repeat on a status.
+    pub async fn report_written(&self, target: &str) -> Result<Answer, Surprise> {
+        let mut attempts = 1;
+        loop {
+            let (asked, response) = self.call(self.release.task_timeout, || exchange::get(target)).await?;
+            if response.status == 200 || attempts == self.release.written_attempts_max {
+                return envelope(&asked, &response);
+            }
+            attempts += 1;
+            tokio::time::sleep(WRITTEN_WAIT).await;
+        }
+    }
+
+    async fn call(&self, timeout: Duration, request: impl Fn() -> Request<Full<Bytes>>) -> Result<(String, Response), Surprise> {
         let example = request();
         let asked = format!("{} {}", example.method(), example.uri());
         let attempts = async {
             let mut attempts = 1;
             loop {
                 match self.attempt(request()).await {
-                    Err(CallError::Broken(_)) if attempts < ATTEMPTS_MAX => attempts += 1,
+                    Err(CallError::Broken(_)) if attempts < self.release.attempts_max => attempts += 1,
                     outcome => return outcome,
                 }
             }
         };
-        let outcome = tokio::time::timeout(CALL_TIMEOUT, attempts).await.unwrap_or(Err(CallError::Late(CALL_TIMEOUT)));
+        let outcome = tokio::time::timeout(timeout, attempts).await.unwrap_or(Err(CallError::Late(timeout)));
         match outcome {
             Ok(response) => Ok((asked, response)),
             Err(error) => Err(Surprise::new(format!("{asked}: {error}"))),

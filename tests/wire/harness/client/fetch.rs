@@ -1,13 +1,16 @@
 //! One piece: as the supernode tells of it, and fetching it from whom it names.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::net::TcpStream;
 
-use super::{Dialect, Surprise};
+use super::release::DownLink;
+use super::{Release, Surprise};
 use crate::harness::exchange;
 use crate::harness::pieces;
 
@@ -15,6 +18,7 @@ use crate::harness::pieces;
 const PIECE_TIMEOUT: Duration = Duration::from_secs(74);
 /// How the supernode calls itself as a server.
 const SUPERNODE_PREFIX: &str = "cdnnode:";
+const NOT_FOUND: u16 = 404;
 
 /// A piece to fetch, as it stands in a 601.
 #[derive(Clone, Debug)]
@@ -25,20 +29,79 @@ pub struct Piece {
     pub md5: String,
     /// Whom to fetch it from.
     pub cid: String,
-    address: SocketAddr,
+    pub address: SocketAddr,
     path: String,
+    /// What the supernode asks the download to keep to. KiB per second.
+    pub link_kib_per_s: u64,
+}
+
+/// How fast pieces may come.
+#[derive(Debug)]
+pub struct Rates {
+    /// Of one fetch, by the client's own link.
+    pub link_bytes_per_s: Option<u64>,
+    /// Of the whole download, by the release's limiter.
+    pub whole_bytes_per_s: u64,
+    /// When the whole download may take the next bytes.
+    next: Mutex<Instant>,
+}
+
+impl Rates {
+    pub fn new(link_bytes_per_s: Option<u64>, whole_bytes_per_s: u64) -> Self {
+        Self { link_bytes_per_s, whole_bytes_per_s, next: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until so many more bytes of a fetch may be taken.
+    async fn pass(&self, bytes: usize, began: Instant, fetched: usize) {
+        let link = self.link_bytes_per_s.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(fetched as f64 / rate as f64));
+        let whole = {
+            let mut next = self.next.lock().expect("nobody panics while they hold this");
+            *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.whole_bytes_per_s as f64);
+            *next
+        };
+        tokio::time::sleep_until((began + link).max(whole).into()).await;
+    }
+}
+
+/// Why a piece is not here.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub why: String,
+    /// What the server is told on for, if it is.
+    pub accusation: Option<Accusation>,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self { why, accusation: None }
+    }
+}
+
+/// What is wrong with a server.
+#[derive(Clone, Debug)]
+pub enum Accusation {
+    /// It does not have the file.
+    NotThere,
+    /// Its piece has another MD5.
+    Different { found: String },
 }
 
 impl Piece {
     /// Reads one entry of a 601 and checks that its fields agree with each other.
-    pub fn read(entry: &Value, dialect: Dialect) -> Result<Self, Surprise> {
-        Self::parse(entry, dialect).map_err(|why| Surprise::new(format!("a 601 names a piece whose {why}: {entry}")))
+    pub fn read(entry: &Value, release: &Release) -> Result<Self, Surprise> {
+        Self::parse(entry, release).map_err(|why| Surprise::new(format!("a 601 names a piece whose {why}: {entry}")))
     }
 
-    fn parse(entry: &Value, dialect: Dialect) -> Result<Self, String> {
+    fn parse(entry: &Value, release: &Release) -> Result<Self, String> {
         let text = |name: &str| entry[name].as_str().map(str::to_owned).ok_or_else(|| format!("{name} is no string"));
         let number = |name: &str| entry[name].as_u64().ok_or_else(|| format!("{name} is no whole number"));
+        let link = |entry: &Value| match (release.down_link, entry.as_u64(), entry.as_str()) {
+            (DownLink::Integer | DownLink::Either, Some(link), _) => Ok(link),
+            (DownLink::Text | DownLink::Either, _, Some(link)) => link.parse().map_err(|_| "downLink is no number in a string"),
+            _ => Err("downLink has a type that the client cannot read"),
+        };
         let piece = Self {
+            link_kib_per_s: link(&entry["downLink"])?,
             number: u32::try_from(number("pieceNum")?).map_err(|_| "pieceNum is too large")?,
             size: number("pieceSize")?,
             range: text("range")?,
@@ -51,11 +114,7 @@ impl Piece {
         if piece.range != format!("{start}-{}", start + piece.size - 1) {
             return Err("range is not that of its number".into());
         }
-        let link = match dialect {
-            Dialect::Go => number("downLink")?,
-            Dialect::Documented => text("downLink")?.parse().map_err(|_| "downLink is no number in a string")?,
-        };
-        if link == 0 { Err("downLink is 0, which means 10 MiB/s to Go clients".into()) } else { Ok(piece) }
+        if piece.link_kib_per_s == 0 { Err("downLink is 0, which means 10 MiB/s to Go clients".into()) } else { Ok(piece) }
     }
 
     pub fn is_from_supernode(&self) -> bool {
@@ -63,41 +122,45 @@ impl Piece {
     }
 
     /// Fetches the slot, wrapped, and checks every byte of it.
-    pub async fn fetch(&self, link_bytes_per_s: Option<u64>) -> Result<Bytes, String> {
+    pub async fn fetch(&self, release: &Release, rates: &Rates) -> Result<Bytes, Failure> {
         let from = format!("{} from {} at {}{}", self.range, self.cid, self.address, self.path);
-        let fetched = tokio::time::timeout(PIECE_TIMEOUT, self.fetch_unchecked(link_bytes_per_s)).await;
+        let fetched = tokio::time::timeout(PIECE_TIMEOUT, self.fetch_unchecked(release, rates)).await;
         let slot = fetched
-            .unwrap_or_else(|_| Err(format!("not here after {PIECE_TIMEOUT:?}")))
-            .map_err(|why| format!("{from}: {why}"))?;
+            .unwrap_or_else(|_| Err(format!("not here after {PIECE_TIMEOUT:?}").into()))
+            .map_err(|failure| Failure { why: format!("{from}: {}", failure.why), ..failure })?;
         // Hashing megabytes would hold up everybody else's answers.
         let hashing = slot.clone();
         let found = tokio::task::spawn_blocking(move || pieces::piece_md5(&hashing)).await.expect("hashing does not panic");
         if found != self.md5 {
-            return Err(format!("{from}: its md5 is {found}, expected {}", self.md5));
+            let why = format!("{from}: its md5 is {found}, expected {}", self.md5);
+            return Err(Failure { why, accusation: Some(Accusation::Different { found }) });
         }
         pieces::unwrap(&slot, self.size).map_err(|why| format!("{from}: {why}"))?;
         Ok(slot)
     }
 
-    async fn fetch_unchecked(&self, link_bytes_per_s: Option<u64>) -> Result<Bytes, String> {
+    async fn fetch_unchecked(&self, release: &Release, rates: &Rates) -> Result<Bytes, Failure> {
         let told = |error: exchange::CallError| error.to_string();
+        if release.checks_server {
+            drop(TcpStream::connect(self.address).await.map_err(|error| error.to_string())?);
+        }
         let mut connection = exchange::connect(self.address).await.map_err(told)?;
         let request = exchange::with_header(exchange::get(&self.path), "range", &format!("bytes={}", self.range));
         let request = exchange::with_header(request, "piecenum", &self.number.to_string());
         let request = exchange::with_header(request, "piecesize", &self.size.to_string());
         let response = exchange::send(&mut connection, self.address, request).await.map_err(told)?;
         if response.status() != exchange::PARTIAL {
-            return Err(exchange::collect(response).await.map_err(told)?.to_string());
+            let answer = exchange::collect(response).await.map_err(told)?;
+            let accusation = (answer.status == NOT_FOUND).then_some(Accusation::NotThere);
+            return Err(Failure { why: answer.to_string(), accusation });
         }
         let mut body = response.into_body();
         let (began, mut slot) = (Instant::now(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| exchange::broken(&error).to_string())?;
-            slot.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            if let Some(rate) = link_bytes_per_s {
-                let due = Duration::from_secs_f64(slot.len() as f64 / rate as f64);
-                tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
-            }
+            let bytes = frame.data_ref().map_or(&[][..], |data| data);
+            slot.extend_from_slice(bytes);
+            rates.pass(bytes.len(), began, slot.len()).await;
         }
         Ok(slot.freeze())
     }

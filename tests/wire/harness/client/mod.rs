@@ -1,7 +1,11 @@
 //! A client that acts as the published ones do, move by move: registers, asks, fetches, checks, reports, and serves.
+//!
+//! One model for all of them: what releases do differently is in their [`Release`].
 
 mod control;
 mod fetch;
+mod registration;
+pub mod release;
 mod session;
 mod upload;
 
@@ -10,34 +14,23 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::exchange::{self, Answer};
+use super::pieces;
 use control::Control;
+pub use release::Release;
 use session::Session;
-use upload::{Shelf, Upload};
+use upload::Shelf;
+pub use upload::Upload;
 
 /// How long a whole download may take here. Published clients give it length ÷ 64 KiB/s + 10 s, or 5 minutes.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(180);
-/// How often a client asks again that was told to wait for authentication, and when.
-const ASKED_AGAIN_MAX: u32 = 3;
-const ASKS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const WAIT_FOR_AUTHENTICATION: i64 = 609;
-
-/// How a client spells, and what it expects back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// Go `dfget` 1.0.6: JSON, `srcCid`.
-    Go,
-    /// Written from the published reference: a form, `srcCID`, no version that anybody knows.
-    Documented,
-}
 
 /// What a client wants: a URL, and how to ask the source for it.
 #[derive(Clone, Debug)]
@@ -69,6 +62,10 @@ impl Surprise {
     pub fn answer(asked: &str, answer: &Answer) -> Self {
         Self { code: Some(answer.code), text: format!("{asked} was answered {answer}") }
     }
+
+    fn in_context(self, who: &str) -> Self {
+        Self { text: format!("{}: {who}", self.text), ..self }
+    }
 }
 
 impl fmt::Display for Surprise {
@@ -99,17 +96,26 @@ pub struct Transfers {
 #[derive(Clone, Debug)]
 pub struct Downloaded {
     pub task: String,
+    /// How often it asked what to do.
+    pub questions: u32,
     /// As it was registered: -1 for unknown.
     pub file_length: i64,
     pub content: Bytes,
     pub transfers: Transfers,
 }
 
+/// What a client tells of its download.
+struct Metrics<'a> {
+    task: &'a str,
+    took: Duration,
+    length: usize,
+}
+
 /// A client with an upload server of its own, which serves until the client is dropped.
 #[derive(Debug)]
 pub struct Client {
     cid: String,
-    dialect: Dialect,
+    release: &'static Release,
     link_bytes_per_s: Option<u64>,
     /// Counts pieces as they arrive, for tests that act on progress.
     progress: Option<watch::Sender<u32>>,
@@ -118,12 +124,26 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn start(dialect: Dialect) -> Self {
+    pub async fn start(release: &'static Release) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let cid = format!("127.0.0.1-{}{number:03}-1795423513.{number:03}", std::process::id());
+        Self::start_as(release, &cid).await
+    }
+
+    /// A client with an id that may be known already, and an upload server that is new.
+    pub async fn start_as(release: &'static Release, cid: &str) -> Self {
         let upload = Upload::start(&format!("a-file-{cid}")).await;
-        Self { cid, dialect, link_bytes_per_s: None, progress: None, upload, acknowledged: Mutex::default() }
+        let acknowledged = Mutex::default();
+        Self { cid: cid.to_owned(), release, link_bytes_per_s: None, progress: None, upload, acknowledged }
+    }
+
+    /// Comes with pieces that it got elsewhere, as a client does that lost its supernode.
+    pub fn with_pieces(self, content: &Bytes, pieces: std::ops::Range<u32>) -> Self {
+        for piece in pieces {
+            self.shelf().put(piece, pieces::slot_of(content, piece));
+        }
+        self
     }
 
     /// Fetches no faster than this.
@@ -156,18 +176,20 @@ impl Client {
 
     /// Registers, as often as it is told to ask again, and returns the last answer, whatever its code.
     pub async fn register(&self, api: SocketAddr, wanted: &Wanted) -> Result<Answer, Surprise> {
-        self.register_over(&Control::new(api), wanted).await
+        self.register_over(&Control::new(api, self.release), wanted).await
     }
 
     /// Downloads what is wanted, from first word to last, and returns it once every byte was checked.
     pub async fn download(self: &Arc<Self>, api: SocketAddr, wanted: &Wanted) -> Result<Downloaded, Surprise> {
-        let whole = self.run(api, wanted);
-        let timed_out = || Err(Surprise::new(format!("{} has not finished within {DOWNLOAD_TIMEOUT:?}", self.cid)));
-        tokio::time::timeout(DOWNLOAD_TIMEOUT, whole).await.unwrap_or_else(|_| timed_out())
+        let timed_out = || Err(Surprise::new(format!("not finished within {DOWNLOAD_TIMEOUT:?}")));
+        let ended = tokio::time::timeout(DOWNLOAD_TIMEOUT, self.run(api, wanted)).await.unwrap_or_else(|_| timed_out());
+        let Release { name, gives_up, .. } = self.release;
+        ended.map_err(|surprise| surprise.in_context(&format!("{} ({name}), which then {gives_up}", self.cid)))
     }
 
     async fn run(self: &Arc<Self>, api: SocketAddr, wanted: &Wanted) -> Result<Downloaded, Surprise> {
-        let control = Arc::new(Control::new(api));
+        let began = Instant::now();
+        let control = Arc::new(Control::new(api, self.release));
         let answer = self.register_over(&control, wanted).await?;
         let unlike = |answer: &Answer| Surprise::answer(&format!("registration of {}", wanted.raw_url), answer);
         if answer.code != 200 {
@@ -178,70 +200,56 @@ impl Client {
         let file_length = answer.data["fileLength"].as_i64().ok_or_else(|| unlike(&answer))?;
         self.lock_acknowledged().task = Some(task.clone());
         self.upload.shelf().set_piece_size(piece_size);
-        let (content, transfers) = Session::new(self.clone(), control, task.clone(), piece_size).pull_everything().await?;
-        Ok(Downloaded { task, file_length, content, transfers })
+        let session = Session::new(self.clone(), control.clone(), task.clone(), piece_size);
+        let (content, transfers) = session.pull_everything().await?;
+        if self.release.sends_metrics {
+            let told = Metrics { task: &task, took: began.elapsed(), length: content.len() };
+            self.tell_metrics(&control, &told).await?;
+        }
+        Ok(Downloaded { task, file_length, questions: control.questions(), content, transfers })
+    }
+
+    /// Tells that its upload server will serve this task no more, as clients do some time after the download.
+    pub async fn go_away(&self, api: SocketAddr) -> Result<(), Surprise> {
+        let task = self.acknowledged().task.expect("only who has registered goes away");
+        let target = format!("/peer/service/down?taskId={task}&{}={}", self.release.spelling.own, self.cid);
+        let answer = Control::new(api, self.release).get(&target).await?;
+        if answer.code == self.release.going_down_accepted { Ok(()) } else { Err(Surprise::answer(&target, &answer)) }
+    }
+
+    /// Stops serving without a word: its port is closed from now on, and so is every connection to it.
+    pub fn vanish(&self) {
+        self.upload.close();
+    }
+
+    /// Loses what it has written; its port stays open.
+    pub fn forget(&self) {
+        self.shelf().clear();
     }
 
     async fn register_over(&self, control: &Control, wanted: &Wanted) -> Result<Answer, Surprise> {
         let mut asked_again = 0;
         loop {
             let answer = control.post(|| self.registration(control.api(), wanted)).await?;
-            if answer.code != WAIT_FOR_AUTHENTICATION || asked_again == ASKED_AGAIN_MAX {
+            if answer.code != WAIT_FOR_AUTHENTICATION || self.release.asked_again_max.is_some_and(|max| asked_again >= max) {
                 return Ok(answer);
             }
             asked_again += 1;
-            tokio::time::sleep(ASKS_AGAIN_AFTER).await;
+            tokio::time::sleep(self.release.asks_again_after).await;
         }
     }
 
-    fn registration(&self, api: SocketAddr, wanted: &Wanted) -> Request<Full<Bytes>> {
-        match self.dialect {
-            Dialect::Go => exchange::post_json("/peer/registry", &self.registration_json(api, wanted)),
-            Dialect::Documented => {
-                let request = exchange::request("POST", "/peer/registry", self.registration_form(wanted).into());
-                exchange::with_header(request, "content-type", "application/x-www-form-urlencoded")
-            }
-        }
-    }
-
-    fn registration_json(&self, api: SocketAddr, wanted: &Wanted) -> Value {
-        let mut body = json!({
-            "superNodeIp": api.to_string(),
-            "rawUrl": wanted.raw_url,
-            "taskUrl": wanted.task_url,
-            "cid": self.cid,
-            "ip": "127.0.0.1",
-            "hostName": "host",
-            "port": self.upload.port(),
-            "path": self.upload.path(),
-            "version": "1.0.6",
+    /// Tells how it went, and once more where the answer is not what it looks for. Lost metrics trouble no client.
+    async fn tell_metrics(&self, control: &Control, told: &Metrics<'_>) -> Result<(), Surprise> {
+        let body = json!({
+            "IP": "127.0.0.1", "backsourceReason": "0", "cID": self.cid, "duration": told.took.as_secs_f64(),
+            "fileLength": told.length, "port": self.upload.port(), "success": true, "taskId": told.task,
         });
-        // Published clients leave out what is empty.
-        if !wanted.headers.is_empty() {
-            body["headers"] = json!(wanted.headers);
+        let Ok(answer) = control.post(|| exchange::post_json("/task/metrics", &body)).await else { return Ok(()) };
+        if matches!(answer.code, 1 | 200) {
+            return Ok(());
         }
-        body
-    }
-
-    fn registration_form(&self, wanted: &Wanted) -> String {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("cid", &self.cid)
-            .append_pair("ip", "127.0.0.1")
-            .append_pair("hostName", "host")
-            .append_pair("superNodeIp", "127.0.0.1")
-            .append_pair("port", &self.upload.port().to_string())
-            .append_pair("callSystem", "test")
-            .append_pair("dfdaemon", "false")
-            .append_pair("path", self.upload.path())
-            .append_pair("rawUrl", &wanted.raw_url)
-            .append_pair("taskUrl", &wanted.task_url)
-            .append_pair("md5", "")
-            .append_pair("identifier", "");
-        for header in &wanted.headers {
-            let (name, value) = header.split_once(": ").expect("a test writes its headers as dfget does");
-            form.append_pair(&format!("headers[{name}]"), value);
-        }
-        form.finish()
+        Err(Surprise::answer("/task/metrics, which is sent twice for it,", &answer))
     }
 
     fn lock_acknowledged(&self) -> MutexGuard<'_, Acknowledged> {

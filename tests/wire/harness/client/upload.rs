@@ -34,6 +34,10 @@ impl Shelf {
         self.lock().insert(piece, slot);
     }
 
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     pub fn slots(&self) -> BTreeMap<u32, Bytes> {
         self.lock().clone()
     }
@@ -99,6 +103,11 @@ impl Upload {
         &self.shelf
     }
 
+    /// Closes the port and every connection, without a word.
+    pub fn close(&self) {
+        self.accepting.abort();
+    }
+
     pub fn served(&self) -> u32 {
         self.shelf.served.load(Ordering::Relaxed)
     }
@@ -110,7 +119,7 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.close();
     }
 }
 
