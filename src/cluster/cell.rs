@@ -1,6 +1,6 @@
 //! One task as the running service has it: its swarm behind a lock, and who waits for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Refused;
 use super::refusals::wait_after;
-use crate::domain::{Change, ClientId, Moment, TaskSpec};
+use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskSpec};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Swarm};
 
@@ -66,8 +66,8 @@ pub struct Inner {
     pub fetching: Fetching,
     /// What the task fetches is stored.
     pub defined: bool,
-    /// Its pieces on disk are being looked at.
-    pub looking: bool,
+    /// Pieces on disk that are being looked at, or are about to be.
+    pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
     /// Clients whose request is being held, and how to wake them.
@@ -83,7 +83,7 @@ impl Cell {
             rng: fastrand::Rng::new(),
             fetching: Fetching::Idle { failed: None },
             defined,
-            looking: false,
+            looking: HashSet::new(),
             put_off: HashMap::new(),
             held: HashMap::new(),
             last_ticket: 0,

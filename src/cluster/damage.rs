@@ -1,5 +1,6 @@
 //! Reports of bad pieces: believed only as far as they can be checked.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -26,6 +27,14 @@ enum Check {
     Presence(PieceNumber, PieceDigest),
 }
 
+impl Check {
+    const fn piece(&self) -> PieceNumber {
+        match self {
+            Self::Content(piece, _) | Self::Presence(piece, _) => *piece,
+        }
+    }
+}
+
 impl Cluster {
     /// Takes a report of a bad piece: against a peer it counts where the client was sent there; our own are looked at.
     /// Without a range no piece is spoken of, only the server's file as a whole.
@@ -45,12 +54,12 @@ impl Cluster {
         }
     }
 
-    /// Looks at our own pieces in the background: a task's once at a time, however many ask for it.
+    /// Looks at our own pieces in the background: each once at a time, however many ask for it.
     fn look_at_own(self: &Arc<Self>, cell: &Arc<Cell>, range: Option<RangeInclusive<u64>>) -> Result<(), CallError> {
         let (checks, generation, piece_size) = {
             let mut inner = cell.lock();
             let swarm = &inner.swarm;
-            let checks: Vec<Check> = match range {
+            let mut checks: Vec<Check> = match range {
                 Some(range) => {
                     let piece = swarm.piece_of_range(&range)?;
                     swarm.stored_piece(piece).map(|digest| Check::Content(piece, digest)).into_iter().collect()
@@ -58,22 +67,24 @@ impl Cluster {
                 None => swarm.stored_pieces().map(|(piece, digest)| Check::Presence(piece, digest)).collect(),
             };
             let (generation, piece_size) = (swarm.status().generation, swarm.status().piece_size);
-            if std::mem::replace(&mut inner.looking, true) {
+            checks.retain(|check| inner.looking.insert(check.piece()));
+            if checks.is_empty() {
                 return Ok(());
             }
             (checks, generation, piece_size)
         };
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
-            // One task after the other: reports cost their senders nothing, and looking costs us a core.
+            // One look after the other: reports cost their senders nothing, and looking costs us a core.
             let Ok(_place) = cluster.looks.acquire().await else { return };
             let (repository, task) = (cluster.repository.clone(), cell.spec.id);
+            let looked_at: HashSet<PieceNumber> = checks.iter().map(|check| check.piece()).collect();
             let looking = tokio::task::spawn_blocking(move || {
                 let file = repository.open_task(&task, generation, piece_size).ok();
                 checks.into_iter().filter_map(|check| damaged(check, file.as_ref())).collect::<Vec<PieceNumber>>()
             });
             let damaged = looking.await.unwrap_or_default();
-            cell.lock().looking = false;
+            cell.lock().looking.retain(|piece| !looked_at.contains(piece));
             for piece in damaged {
                 if cell.lock().swarm.status().generation != generation {
                     return;
