@@ -4,6 +4,7 @@
 //! What is waited for is told by a handshake or seen in a dump, never slept for.
 
 mod bad_input;
+mod clients;
 mod end_to_end;
 mod harness;
 mod vectors;
