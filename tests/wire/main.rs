@@ -7,4 +7,5 @@ mod bad_input;
 mod clients;
 mod end_to_end;
 mod harness;
+mod replay;
 mod vectors;
