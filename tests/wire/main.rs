@@ -7,5 +7,6 @@ mod bad_input;
 mod clients;
 mod end_to_end;
 mod harness;
+mod reference;
 mod replay;
 mod vectors;
