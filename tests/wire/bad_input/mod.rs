@@ -1,5 +1,7 @@
 //! What nobody should send: every request is refused with its own code, by name, and changes nothing.
 
+mod bodies;
+mod calls;
 mod downloads;
 mod registrations;
 mod reports;
