@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -12,6 +13,9 @@ use super::refusals::wait_after;
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskSpec};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Swarm};
+
+/// How often one opening is passed on by clients that have no use for it, before it is left to whoever asks next.
+const PASSES_MAX: u32 = 8;
 
 /// What registrations wait for.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct Cell {
     pub probe: watch::Sender<Probe>,
     /// Wakes held requests, first come first.
     pub openings: Notify,
+    /// How often the latest opening may still be passed on.
+    passes: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -88,7 +94,13 @@ impl Cell {
             held: HashMap::new(),
             last_ticket: 0,
         };
-        Self { spec, probe: watch::Sender::new(probe), openings: Notify::new(), inner: Mutex::new(inner) }
+        Self {
+            spec,
+            probe: watch::Sender::new(probe),
+            openings: Notify::new(),
+            passes: AtomicU32::new(0),
+            inner: Mutex::new(inner),
+        }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -101,8 +113,43 @@ impl Cell {
             self.openings.notify_waiters();
             return;
         }
+        if openings > 0 {
+            self.passes.store(PASSES_MAX, Ordering::Relaxed);
+        }
         for _ in 0..openings {
             self.openings.notify_one();
+        }
+    }
+
+    /// Wakes the next in line in the place of one that was woken and found nothing, or has hung up.
+    fn pass_on(&self) {
+        let others = self.lock().held.len() > 1;
+        let left = |passes: u32| passes.checked_sub(1).filter(|_| others);
+        if self.passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok() {
+            self.openings.notify_one();
+        }
+    }
+}
+
+/// A held request that was woken. Unless it is used, the opening goes to the next in line: nobody swallows what another
+/// waits for.
+#[derive(Debug)]
+pub struct Woken<'a>(Option<&'a Cell>);
+
+impl<'a> Woken<'a> {
+    pub const fn by(cell: &'a Cell) -> Self {
+        Self(Some(cell))
+    }
+
+    pub fn used(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Woken<'_> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0 {
+            cell.pass_on();
         }
     }
 }
@@ -153,5 +200,66 @@ impl Inner {
     /// The change that makes the task's definition durable, unless it is.
     pub fn define(&mut self, spec: &Arc<TaskSpec>) -> Option<Change> {
         (!std::mem::replace(&mut self.defined, true)).then(|| Change::TaskDefined(spec.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Generation, PieceSize, SourceState, TaskId, TaskStatus};
+    use crate::swarm::Limits;
+
+    fn cell_that_holds(clients: u32) -> Cell {
+        let id = TaskId::derive("http://h/f", "", "");
+        let spec = TaskSpec {
+            id,
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            identifier: None,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            md5: None,
+        };
+        let status = TaskStatus {
+            generation: Generation(0),
+            piece_size: PieceSize::DEFAULT,
+            length: None,
+            validators: Default::default(),
+            state: SourceState::Waiting,
+        };
+        let cell = Cell::new(Arc::new(spec), Swarm::new(id, Limits::default(), status), Probe::Answered, true);
+        for number in 0..clients {
+            let client = ClientId::parse(&format!("client-{number}")).expect("a client id");
+            cell.lock().held.insert(client, Arc::new(Notify::new()));
+        }
+        cell
+    }
+
+    /// How many looks one opening causes where nobody finds anything.
+    async fn looks_at_an_opening(clients: u32) -> u32 {
+        let cell = cell_that_holds(clients);
+        cell.wake(1);
+        let mut looks = 0;
+        while tokio::time::timeout(Duration::from_millis(1), cell.openings.notified()).await.is_ok() {
+            looks += 1;
+            drop(Woken::by(&cell));
+        }
+        looks
+    }
+
+    #[tokio::test]
+    async fn an_opening_that_is_of_no_use_goes_to_others_and_comes_to_an_end() {
+        assert_eq!(looks_at_an_opening(1).await, 1, "nobody else is there");
+        assert_eq!(looks_at_an_opening(2).await, 1 + PASSES_MAX);
+    }
+
+    #[tokio::test]
+    async fn an_opening_that_is_used_is_gone() {
+        let cell = cell_that_holds(2);
+        cell.wake(1);
+        cell.openings.notified().await;
+        Woken::by(&cell).used();
+        assert!(tokio::time::timeout(Duration::from_millis(1), cell.openings.notified()).await.is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::cell::Cell;
+use super::cell::{Cell, Woken};
 use super::{CallError, Cluster};
 use crate::domain::{ClientId, TaskId};
 use crate::swarm::{Decision, Effects, Event, Refusal, Report, Swarm};
@@ -95,16 +95,20 @@ impl Cluster {
         let deadline = Instant::now() + self.config.hold;
         let mut draining = self.draining.subscribe();
         let held = Held::enter(cell, client);
+        let mut woken = None;
         loop {
             let mut opening = std::pin::pin!(cell.openings.notified());
             // From here on no opening is missed, whatever happens between looking and waiting.
             opening.as_mut().enable();
             let now = self.look_again(cell, client).await?;
             if !matches!(now, Decision::Wait { .. }) {
+                woken.map(Woken::used);
                 return Ok(now);
             }
+            // It found nothing, but another may.
+            drop(woken.take());
             tokio::select! {
-                () = opening => {}
+                () = opening => woken = Some(Woken::by(cell)),
                 () = held.waiting.notified() => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(now),
                 _ = draining.wait_for(|draining| *draining) => return Ok(now),
