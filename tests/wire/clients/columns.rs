@@ -51,6 +51,7 @@ async fn check_every_kind(release: &'static Release) {
         let url = origin.put(name, file.clone());
         let client = Arc::new(Client::start(release).await);
         let downloaded = download(&service, &client, &url).await;
+        println!("{} had the {name} file after {:?}", release.name, downloaded.took);
         check_content(&downloaded, &file.content, &format!("{} with the {name} file", release.name));
         assert_eq!(downloaded.transfers.failed, 0, "{} with the {name} file: everybody who serves is there", release.name);
         client.go_away(service.api()).await.unwrap_or_else(|surprise| panic!("{surprise}"));

@@ -98,6 +98,8 @@ pub struct Downloaded {
     pub task: String,
     /// How often it asked what to do.
     pub questions: u32,
+    /// From the first word of its registration until its last report was answered.
+    pub took: Duration,
     /// As it was registered: -1 for unknown.
     pub file_length: i64,
     pub content: Bytes,
@@ -202,11 +204,12 @@ impl Client {
         self.upload.shelf().set_piece_size(piece_size);
         let session = Session::new(self.clone(), control.clone(), task.clone(), piece_size);
         let (content, transfers) = session.pull_everything().await?;
+        let took = began.elapsed();
         if self.release.sends_metrics {
-            let told = Metrics { task: &task, took: began.elapsed(), length: content.len() };
+            let told = Metrics { task: &task, took, length: content.len() };
             self.tell_metrics(&control, &told).await?;
         }
-        Ok(Downloaded { task, file_length, questions: control.questions(), content, transfers })
+        Ok(Downloaded { task, file_length, questions: control.questions(), took, content, transfers })
     }
 
     /// Tells that its upload server will serve this task no more, as clients do some time after the download.
