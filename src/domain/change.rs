@@ -43,4 +43,14 @@ pub enum Change {
     GenerationEnded {
         task: TaskId,
     },
+    /// A client is no longer one of the task's.
+    ClientForgotten {
+        task: TaskId,
+        client: ClientId,
+    },
+    /// Nothing is left of the task: neither what it fetches nor its pieces, its clients and their progress.
+    TaskForgotten {
+        task: TaskId,
+    },
+    PeerForgotten(ClientId),
 }

@@ -21,7 +21,7 @@ use sled::{Batch, IVec, Tree};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
-use super::schema::{client_key, piece_key, progress_key, source_key};
+use super::schema::{client_key, piece_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
 use crate::domain::{Change, TaskId};
 
@@ -246,10 +246,10 @@ impl Writer {
         let mut batches = Batches::default();
         for submission in window {
             for change in &submission.changes {
-                if let Change::GenerationEnded { task } = change {
+                if let Some(ended) = Ended::by(change) {
                     // What is removed must be found, and what this window wrote before is found only when it is there.
                     std::mem::take(&mut batches).apply(&self.store)?;
-                    batches.end_generation(&self.store, task)?;
+                    batches.remove(&self.store, &ended)?;
                 } else {
                     batches.add(change)?;
                 }
@@ -298,6 +298,42 @@ impl Table {
     }
 }
 
+/// What a change ends: rows that only the database can name.
+struct Ended {
+    tables: &'static [Table],
+    prefix: Vec<u8>,
+    /// The row of a client: its key has no end by which its prefix could be told from another client's.
+    client: Option<Vec<u8>>,
+}
+
+impl Ended {
+    fn by(change: &Change) -> Option<Self> {
+        match change {
+            Change::GenerationEnded { task } => {
+                Some(Self { tables: &[Table::Pieces, Table::Progress], prefix: task.as_bytes().to_vec(), client: None })
+            }
+            Change::TaskForgotten { task } => Some(Self {
+                tables: &[Table::Sources, Table::Tasks, Table::Pieces, Table::Clients, Table::Progress],
+                prefix: task.as_bytes().to_vec(),
+                client: None,
+            }),
+            Change::ClientForgotten { task, client } => Some(Self {
+                tables: &[Table::Progress],
+                prefix: progress_prefix(task, client),
+                client: Some(client_key(task, client)),
+            }),
+            Change::TaskDefined(_)
+            | Change::TaskProgressed { .. }
+            | Change::PieceStored { .. }
+            | Change::PieceLost { .. }
+            | Change::PeerSeen(_)
+            | Change::ClientChanged(_)
+            | Change::ClientProgressed { .. }
+            | Change::PeerForgotten(_) => None,
+        }
+    }
+}
+
 /// The writes of one window, by tree; of several to one key only the last is left.
 #[derive(Default)]
 struct Batches(BTreeMap<Table, Batch>);
@@ -334,7 +370,12 @@ impl Batches {
                 let record = ProgressV1 { held: held.clone(), servable: servable.clone() };
                 self.put(Table::Progress, progress_key(task, client, *chunk), encode("progress", &record)?);
             }
-            Change::GenerationEnded { .. } => unreachable!("ended by end_generation, which must look into the database"),
+            Change::PeerForgotten(client) => {
+                self.0.entry(Table::Peers).or_default().remove(client.as_str().as_bytes());
+            }
+            Change::GenerationEnded { .. } | Change::ClientForgotten { .. } | Change::TaskForgotten { .. } => {
+                unreachable!("removed by `remove`, which must look into the database")
+            }
         }
         Ok(())
     }
@@ -343,12 +384,16 @@ impl Batches {
         self.0.entry(table).or_default().insert(key, value);
     }
 
-    fn end_generation(&mut self, store: &Store, task: &TaskId) -> Result<(), StoreError> {
-        for table in [Table::Pieces, Table::Progress] {
-            for key in table.tree(store).scan_prefix(task.as_bytes()).keys() {
-                let key = key.map_err(StoreError::sled("read what a generation left"))?;
-                self.0.entry(table).or_default().remove(key);
+    /// Removes every row that begins with what has ended.
+    fn remove(&mut self, store: &Store, ended: &Ended) -> Result<(), StoreError> {
+        for table in ended.tables {
+            for key in table.tree(store).scan_prefix(&ended.prefix).keys() {
+                let key = key.map_err(StoreError::sled("read what is removed"))?;
+                self.0.entry(*table).or_default().remove(key);
             }
+        }
+        if let Some(key) = &ended.client {
+            self.0.entry(Table::Clients).or_default().remove(key.as_slice());
         }
         Ok(())
     }
@@ -487,6 +532,35 @@ mod tests {
         assert_eq!(rows.pieces, [(PieceNumber(4), digest, true)]);
         assert!(rows.progress.is_empty());
         assert_eq!(rows.clients.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_takes_its_rows_and_no_others() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store.clone(), Durability::Process).expect("a thread");
+        let (spec, other) = (spec(Vec::new()), TaskSpec { id: TaskId::derive("http://h/g", "", ""), ..spec(Vec::new()) });
+        commit(&committer, everything(&spec)).await.durable().await.expect("durable");
+        commit(&committer, everything(&other)).await.durable().await.expect("durable");
+        // A client whose id begins like the other's.
+        let (client, longer) = (ClientId::parse("c-1").expect("valid"), ClientId::parse("c-12").expect("valid"));
+        let progress =
+            Change::ClientProgressed { task: spec.id, client: longer.clone(), chunk: 0, held: vec![1], servable: vec![1] };
+        let forgotten = Change::ClientForgotten { task: spec.id, client: client.clone() };
+        commit(&committer, vec![progress, forgotten]).await.durable().await.expect("durable");
+        let rows = store.task(&spec.id).expect("readable").expect("there");
+        assert!(rows.clients.is_empty());
+        assert_eq!(rows.progress.iter().map(|(id, _)| id).collect::<Vec<_>>(), [&longer]);
+
+        let changes = vec![Change::TaskForgotten { task: spec.id }, Change::PeerForgotten(client.clone())];
+        commit(&committer, changes).await.durable().await.expect("durable");
+        assert!(store.task(&spec.id).expect("readable").is_none());
+        assert!(store.peer(&client).expect("readable").is_none());
+        for tree in [&store.trees.sources, &store.trees.pieces, &store.trees.clients, &store.trees.progress] {
+            assert_eq!(tree.scan_prefix(spec.id.as_bytes()).count(), 0);
+        }
+        let rows = store.task(&other.id).expect("readable").expect("there");
+        assert_eq!((rows.pieces.len(), rows.clients.len(), rows.progress.len()), (2, 1, 1));
     }
 
     #[tokio::test]

@@ -81,10 +81,15 @@ pub fn client_key(task: &TaskId, client: &ClientId) -> Vec<u8> {
 
 /// The client's length stands before it, so that no client's keys are among those of a client whose id begins like it.
 pub fn progress_key(task: &TaskId, client: &ClientId, chunk: u32) -> Vec<u8> {
+    [progress_prefix(task, client).as_slice(), &chunk.to_be_bytes()].concat()
+}
+
+/// What the keys of a client's progress begin with, and no others.
+pub fn progress_prefix(task: &TaskId, client: &ClientId) -> Vec<u8> {
     let id = client.as_str().as_bytes();
     // A client id has at most 255 bytes by construction.
     let length = [u8::try_from(id.len()).unwrap_or(u8::MAX)];
-    [task.as_bytes().as_slice(), &length, id, &chunk.to_be_bytes()].concat()
+    [task.as_bytes().as_slice(), &length, id].concat()
 }
 
 /// The task that a key begins with, and the rest of the key.

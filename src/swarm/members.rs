@@ -1,6 +1,6 @@
 //! The clients of one task, each at a place (its ordinal) that stays its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::lease::{Lease, UploadServer};
@@ -110,7 +110,10 @@ impl Member {
 /// All members, by ordinal and by client id.
 #[derive(Debug, Default)]
 pub struct Members {
+    /// The last place is never empty.
     places: Vec<Option<Member>>,
+    /// Empty places.
+    free: BTreeSet<u32>,
     ordinals: HashMap<ClientId, u32>,
 }
 
@@ -125,21 +128,33 @@ impl Members {
 
     /// The first place that nobody has: the same after a restart as before it.
     pub fn free_ordinal(&self) -> u32 {
-        if self.places.len() == self.ordinals.len() {
-            return ordinal_of(self.places.len());
-        }
-        ordinal_of(self.places.iter().position(Option::is_none).unwrap_or(self.places.len()))
+        self.free.first().copied().unwrap_or_else(|| ordinal_of(self.places.len()))
     }
 
     /// Puts a member at a place that is free.
     pub fn insert(&mut self, ordinal: u32, member: Member) {
         let index = ordinal as usize;
         if index >= self.places.len() {
+            self.free.extend(ordinal_of(self.places.len())..ordinal);
             self.places.resize_with(index + 1, || None);
         }
+        self.free.remove(&ordinal);
         assert!(self.places[index].is_none(), "two members of one task have the place {ordinal}");
         self.ordinals.insert(member.intro.endpoint.client.clone(), ordinal);
         self.places[index] = Some(member);
+    }
+
+    /// Takes a member out; its place is free.
+    pub fn remove(&mut self, ordinal: u32) -> Option<Member> {
+        let member = self.places.get_mut(ordinal as usize)?.take()?;
+        self.ordinals.remove(&member.intro.endpoint.client);
+        self.free.insert(ordinal);
+        // As if whoever had the last places had never been there: so a rebuilt table has it.
+        while self.places.last().is_some_and(Option::is_none) {
+            self.places.pop();
+            self.free.remove(&ordinal_of(self.places.len()));
+        }
+        Some(member)
     }
 
     pub fn get(&self, ordinal: u32) -> Option<&Member> {

@@ -448,6 +448,16 @@ impl Swarm {
         self.note_status(effects);
     }
 
+    /// Makes a client one that this task does not know. One that began an earlier generation stays known as that.
+    pub fn forget(&mut self, client: &ClientId, effects: &mut Effects) {
+        let Some(ordinal) = self.members.ordinal(client) else { return };
+        self.stop_serving(ordinal, effects);
+        self.end_all_leases(ordinal, effects);
+        self.members.remove(ordinal);
+        self.busy.retain(|busy| *busy != ordinal);
+        effects.changes.push(Change::ClientForgotten { task: self.task, client: client.clone() });
+    }
+
     fn note_status(&self, effects: &mut Effects) {
         effects.changes.push(Change::TaskProgressed { task: self.task, status: self.status.clone() });
     }

@@ -95,7 +95,11 @@ impl ModelStore {
                     self.pieces.clear();
                     self.progress.clear();
                 }
-                Change::TaskDefined(_) | Change::PeerSeen(_) => {}
+                Change::ClientForgotten { client, .. } => {
+                    self.clients.remove(&client);
+                    self.progress.retain(|(holder, _), _| *holder != client);
+                }
+                Change::TaskDefined(_) | Change::PeerSeen(_) | Change::TaskForgotten { .. } | Change::PeerForgotten(_) => {}
             }
         }
     }
@@ -129,6 +133,7 @@ enum Step {
     Decide { client: usize },
     Pass { ms: u64 },
     NextGeneration,
+    Forget { client: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -151,6 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..PIECES).prop_map(|piece| Step::Fetch { piece }),
         1 => (0..PIECES).prop_map(|piece| Step::Lose { piece }),
         1 => Just(Step::Finish),
+        1 => client.clone().prop_map(|client| Step::Forget { client }),
         8 => client.prop_map(|client| Step::Decide { client }),
         2 => (0_u64..150_000).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::NextGeneration),
@@ -229,6 +235,12 @@ impl History {
                 let mut effects = Effects::default();
                 self.swarm.sweep(self.now, &mut effects);
                 assert!(effects.changes.is_empty(), "leases are not stored");
+            }
+            Step::Forget { client } => {
+                let mut effects = Effects::default();
+                self.swarm.forget(&client_id(client), &mut effects);
+                self.store.apply(effects.changes);
+                assert!(self.swarm.introduction(&client_id(client)).is_none());
             }
             Step::NextGeneration => {
                 let mut effects = Effects::default();
