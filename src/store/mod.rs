@@ -16,6 +16,7 @@
 //! ```
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
 
+mod batches;
 mod commit;
 mod load;
 mod migrate;
