@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::Refused;
 use super::refusals::wait_after;
+use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskSpec};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Swarm};
@@ -35,6 +36,8 @@ pub struct Cell {
     pub probe: watch::Sender<Probe>,
     /// Wakes held requests, first come first.
     pub openings: Notify,
+    /// Ends the download of a task that is forgotten.
+    pub ended: CancellationToken,
     /// How often the latest opening may still be passed on.
     passes: AtomicU32,
     inner: Mutex<Inner>,
@@ -51,7 +54,7 @@ pub enum Fetching {
         /// Failures in a row before this attempt.
         failures: u32,
     },
-    /// The source gave nothing before anybody was told of the task, which is no longer among the tasks.
+    /// It is no longer among the tasks: it was forgotten, or its source gave nothing before anybody was told of it.
     Removed,
 }
 
@@ -98,6 +101,7 @@ impl Cell {
             spec,
             probe: watch::Sender::new(probe),
             openings: Notify::new(),
+            ended: CancellationToken::new(),
             passes: AtomicU32::new(0),
             inner: Mutex::new(inner),
         }
@@ -105,6 +109,15 @@ impl Cell {
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
+    }
+
+    /// Locks a task that is still among the tasks: what is taken in by one that is not would be stored of the next.
+    pub fn live(&self) -> Result<MutexGuard<'_, Inner>, CallError> {
+        let inner = self.inner.lock();
+        match inner.fetching {
+            Fetching::Removed => Err(CallError::UnknownTask(self.spec.id)),
+            Fetching::Idle { .. } | Fetching::Underway { .. } => Ok(inner),
+        }
     }
 
     /// Lets as many held requests look again as may now find something.

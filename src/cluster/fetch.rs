@@ -19,7 +19,8 @@ impl Cluster {
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             METRICS.cdn_trigger.inc();
-            let Some(outcome) = cluster.stopping.run_until_cancelled(cluster.fetch(&cell)).await else { return };
+            let fetching = cell.ended.run_until_cancelled(cluster.fetch(&cell));
+            let Some(Some(outcome)) = cluster.stopping.run_until_cancelled(fetching).await else { return };
             match outcome {
                 Ok(fetched) => cluster.finish(&cell, fetched).await,
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
@@ -58,7 +59,7 @@ impl Cluster {
         let Ok(room) = self.committer.room().await else { return };
         let mut effects = Effects::default();
         let ticket = {
-            let mut inner = cell.lock();
+            let Ok(mut inner) = cell.live() else { return };
             inner.fetching = Fetching::Idle { failed: None };
             cell.probe.send_replace(Probe::Answered);
             let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
@@ -82,7 +83,7 @@ impl Cluster {
         let mut effects = Effects::default();
         let ticket = {
             let mut tasks = self.tasks.write();
-            let mut inner = cell.lock();
+            let Ok(mut inner) = cell.live() else { return };
             match &inner.swarm.status().state {
                 // Peers hold what was lost here, and go on serving it; it is tried again later.
                 SourceState::Success { .. } if error.is_passing() => {
@@ -118,7 +119,7 @@ impl Cluster {
         let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
         let ticket = {
-            let mut inner = cell.lock();
+            let mut inner = cell.live().map_err(|_| LedgerError::Stopping)?;
             inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.submit(room, &mut effects)
         };
@@ -201,7 +202,7 @@ impl Ledger for CellLedger<'_> {
         let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
         let (piece_size, ticket) = {
-            let mut inner = self.cell.lock();
+            let mut inner = self.cell.live().map_err(|_| LedgerError::Stopping)?;
             let before = inner.swarm.status();
             // A client that was told a piece size keeps it, whatever the length turns out to be.
             let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };

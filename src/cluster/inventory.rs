@@ -166,7 +166,7 @@ fn task_row(rows: &TaskRows) -> Row {
     }
 }
 
-pub(super) const fn client_state(state: ClientState) -> &'static str {
+pub const fn client_state(state: ClientState) -> &'static str {
     match state {
         ClientState::Waiting => "WAITING",
         ClientState::Running => "RUNNING",
@@ -176,7 +176,7 @@ pub(super) const fn client_state(state: ClientState) -> &'static str {
 }
 
 /// A source's state by the published names.
-pub(super) const fn source_state(state: &SourceState) -> &'static str {
+pub const fn source_state(state: &SourceState) -> &'static str {
     match state {
         SourceState::Waiting => "WAITING",
         SourceState::Running => "RUNNING",

@@ -8,12 +8,14 @@ mod cell;
 mod damage;
 mod download;
 mod fetch;
+mod forget;
 pub mod inventory;
 mod network;
 mod pull;
 mod recovery;
 mod refusals;
 mod register;
+mod views;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -42,6 +44,7 @@ pub use network::{Node, Share};
 pub use pull::Told;
 pub use refusals::Refused;
 pub use register::{Registered, Registration, check_url};
+pub use views::{Page, TaskFilter, TaskView, Window};
 
 /// How often overdue and expired leases are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
@@ -75,6 +78,8 @@ pub enum CallError {
     AskAgain,
     #[error(transparent)]
     Commit(#[from] CommitFailed),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why a service cannot go on.
@@ -100,6 +105,7 @@ pub struct Cluster {
     looks: Semaphore,
     tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
     refusals: Mutex<refusals::Refusals>,
+    forgotten: Mutex<HashMap<TaskId, forget::Forgotten>>,
     servers: Mutex<UploadServers>,
     /// Everything that runs in the background.
     background: TaskTracker,
@@ -132,6 +138,7 @@ impl Cluster {
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),
+            forgotten: Mutex::default(),
             servers: Mutex::default(),
             background: TaskTracker::new(),
             stopping: CancellationToken::new(),

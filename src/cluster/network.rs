@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::{CallError, Cluster};
 use crate::domain::{ClientId, Endpoint, PieceNumber, PieceSize, TaskId, TaskSpec, TaskStatus};
-use crate::store::StoreError;
 
 /// What a node has of one task.
 #[derive(Clone, Debug)]
@@ -36,10 +35,8 @@ pub struct Node {
 
 impl Cluster {
     /// Whether this client registered from this address, and no state was lost since.
-    pub async fn knows_peer(&self, client: ClientId, ip: IpAddr, port: u16) -> Result<bool, StoreError> {
-        let store = self.store.clone();
-        let found = tokio::task::spawn_blocking(move || store.peer(&client)).await;
-        let peer = found.unwrap_or(Ok(None))?;
+    pub async fn knows_peer(&self, client: ClientId, ip: IpAddr, port: u16) -> Result<bool, CallError> {
+        let peer = self.peer(client).await?;
         Ok(peer.is_some_and(|peer| peer.ip == ip && peer.port == port))
     }
 

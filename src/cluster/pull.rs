@@ -52,7 +52,7 @@ impl Cluster {
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let ticket = {
-            let mut inner = cell.lock();
+            let mut inner = cell.live()?;
             let report = told.into_report(&inner.swarm)?;
             inner.heard_from(&client);
             inner.swarm.handle(self.now(), Event::FromClient { client, report }, &mut effects)?;
@@ -71,7 +71,7 @@ impl Cluster {
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let (decision, ticket) = {
-            let mut inner = cell.lock();
+            let mut inner = cell.live()?;
             let report = told.into_report(&inner.swarm)?;
             let now = self.now();
             inner.swarm.handle(now, Event::FromClient { client: client.clone(), report }, &mut effects)?;
@@ -120,7 +120,7 @@ impl Cluster {
     async fn look_again(&self, cell: &Cell, client: &ClientId) -> Result<Decision, CallError> {
         let room = self.committer.room().await?;
         let (decision, ticket) = {
-            let mut inner = cell.lock();
+            let mut inner = cell.live()?;
             let inner = &mut *inner;
             let decision = inner.swarm.decide(self.now(), &mut inner.rng, client);
             (decision, inner.submit(room, &mut Effects::default()))

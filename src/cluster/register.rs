@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::cell::{Cell, Fetching, Probe};
+use super::forget::Forgotten;
 use super::{CallError, Cluster, Refused};
 use crate::domain::{
     Change, ClientVersion, Endpoint, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
@@ -46,16 +47,23 @@ impl Cluster {
             return Err(CallError::AskAgain);
         }
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let cell = self.cell_for(&registration.spec).await?;
-        let mut probe = cell.probe.subscribe();
-        let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
-        match answer.map(|probe| probe.map(|probe| probe.clone())) {
-            Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
-            // The length stays unknown to a client that does not ask again, and to one that has often enough.
-            Err(_) if put_off(&cell, &registration) => return Err(CallError::AskAgain),
-            Ok(Ok(Probe::Answered | Probe::Pending) | Err(_)) | Err(_) => {}
+        for _ in 0..RACES_MAX {
+            let cell = self.cell_for(&registration.spec).await?;
+            let mut probe = cell.probe.subscribe();
+            let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
+            match answer.map(|probe| probe.map(|probe| probe.clone())) {
+                Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
+                // The length stays unknown to a client that does not ask again, and to one that has often enough.
+                Err(_) if put_off(&cell, &registration) => return Err(CallError::AskAgain),
+                Ok(Ok(Probe::Answered | Probe::Pending) | Err(_)) | Err(_) => {}
+            }
+            match self.join(&cell, registration.clone()).await {
+                // It was forgotten in between: this registration is the first of the next.
+                Err(CallError::UnknownTask(_)) => {}
+                joined => return joined,
+            }
         }
-        self.join(&cell, registration).await
+        Err(CallError::AskAgain)
     }
 
     async fn join(&self, cell: &Cell, registration: Registration) -> Result<Registered, CallError> {
@@ -72,10 +80,7 @@ impl Cluster {
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let (registered, ticket) = {
-            let mut inner = cell.lock();
-            if matches!(inner.fetching, Fetching::Removed) {
-                return Err(gave_nothing().into());
-            }
+            let mut inner = cell.live()?;
             inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
             effects.changes.push(Change::PeerSeen(Arc::new(peer)));
             if let Some(defined) = inner.define(&cell.spec) {
@@ -107,7 +112,7 @@ impl Cluster {
         Err(gave_nothing().into())
     }
 
-    fn known_or_new(&self, spec: &TaskSpec) -> Arc<Cell> {
+    fn known_or_new(self: &Arc<Self>, spec: &TaskSpec) -> Arc<Cell> {
         if let Some(cell) = self.tasks.read().get(&spec.id) {
             METRICS.cdn_cache_hit.inc();
             return cell.clone();
@@ -115,8 +120,13 @@ impl Cluster {
         let mut tasks = self.tasks.write();
         // Somebody else may have created it in between.
         let created = tasks.entry(spec.id).or_insert_with(|| {
+            let forgotten = self.forgotten.lock().remove(&spec.id);
+            if let Some(Forgotten { generation, file_kept: true }) = forgotten {
+                let (cluster, task) = (self.clone(), spec.id);
+                self.spawn(async move { cluster.remove_file(&task, generation).await });
+            }
             let status = TaskStatus {
-                generation: Generation::FIRST,
+                generation: forgotten.map_or(Generation::FIRST, |forgotten| forgotten.generation.next()),
                 piece_size: PieceSize::DEFAULT,
                 length: None,
                 validators: Validators::default(),
@@ -163,17 +173,17 @@ impl Cluster {
             }
         }
         if let Some(generation) = ended {
-            self.remove_file(cell, generation).await;
+            self.remove_file(&cell.spec.id, generation).await;
         }
         self.ensure_fetching(cell);
         Ok(true)
     }
 
-    async fn remove_file(&self, cell: &Cell, generation: Generation) {
-        let (repository, task) = (self.repository.clone(), cell.spec.id);
-        let removed = tokio::task::spawn_blocking(move || repository.remove(&task, generation)).await;
+    pub(super) async fn remove_file(&self, task: &TaskId, generation: Generation) {
+        let (repository, id) = (self.repository.clone(), *task);
+        let removed = tokio::task::spawn_blocking(move || repository.remove(&id, generation)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(task = %cell.spec.id, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
+            tracing::warn!(%task, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
         }
     }
 }

@@ -103,10 +103,7 @@ pub async fn heartbeat(api: Arc<Api>, body: Bytes) -> Response {
     };
     let known = match api.cluster.knows_peer(client, ip, port).await {
         Ok(known) => known,
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "heartbeat cannot be answered");
-            return Answer::code(Code::SystemError).into_response();
-        }
+        Err(error) => return refusal(&error).into_response(),
     };
     let data = HeartbeatData { need_register: !known, seed_task_ids: [], version: api.cluster.state_version() };
     warp::reply::json(&Heartbeat { code: 200, msg: "success", data: &data, bare: &data }).into_response()

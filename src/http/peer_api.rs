@@ -221,9 +221,9 @@ pub fn refusal(error: &CallError) -> Answer {
         }
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
         CallError::AskAgain => Code::WaitAuth,
-        CallError::Commit(_) => {
+        CallError::Commit(_) | CallError::Store(_) => {
             let request = format!("{:016x}", fastrand::u64(..));
-            tracing::error!(request, %error, "request failed");
+            tracing::error!(request, error = error as &dyn std::error::Error, "request failed");
             return Answer::because(Code::SystemError, &format!("{error} (request {request})"));
         }
     };

@@ -60,6 +60,10 @@ impl Store {
         })
     }
 
+    pub fn peer_count(&self) -> usize {
+        self.trees.peers.len()
+    }
+
     /// What a task fetches, put together from the chunks of its record.
     fn source(&self, id: &TaskId) -> Result<TaskSpec, StoreError> {
         let mut bytes = Vec::new();

@@ -14,6 +14,7 @@ mod lease;
 mod members;
 mod policy;
 mod rebuild;
+mod views;
 
 #[cfg(test)]
 mod invariants;
@@ -36,6 +37,7 @@ pub use lease::{Server, UploadServer, lease_life};
 pub use members::Introduction;
 use members::{Arriving, Member, Members};
 pub use rebuild::{StoredClient, StoredPiece, StoredTask};
+pub use views::{ClientView, PieceView, ServingClient};
 
 /// After a failed transfer, a client and a server are not paired again for this long.
 const AVOID_FOR: Duration = Duration::from_secs(60);
@@ -145,16 +147,6 @@ pub struct Assignment {
     pub piece_size: PieceSize,
     pub digest: PieceDigest,
     pub server: Server,
-}
-
-/// A client that others may be sent to.
-#[derive(Clone, Debug)]
-pub struct ServingClient {
-    pub endpoint: Arc<Endpoint>,
-    /// Uploads that it does now, for all its tasks.
-    pub uploads: u32,
-    /// What it serves, ascending.
-    pub pieces: Vec<PieceNumber>,
 }
 
 /// What a client should do now.
@@ -392,25 +384,6 @@ impl Swarm {
             SourceState::Failed(failure) => Some(failure),
             SourceState::Waiting | SourceState::Running | SourceState::Success { .. } => None,
         }
-    }
-
-    /// Every member's caller and state.
-    pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, ClientState)> {
-        self.members.iter().map(|(_, member)| (&member.intro.call_system, member.state))
-    }
-
-    /// Members that serve something, in the order of their places.
-    pub fn serving_clients(&self) -> impl Iterator<Item = ServingClient> {
-        let serves = |(_, member): (u32, &Member)| {
-            let server = member.intro.server.as_ref().filter(|_| member.serves(self.limits.serve_errors))?;
-            let pieces: Vec<PieceNumber> = member.servable.iter().collect();
-            (!pieces.is_empty()).then(|| ServingClient {
-                endpoint: member.intro.endpoint.clone(),
-                uploads: server.uploads(),
-                pieces,
-            })
-        };
-        self.members.iter().filter_map(serves)
     }
 
     /// Pieces on our disk, ascending.

@@ -1,0 +1,91 @@
+//! Forgetting: a task with its clients and its bytes, or a peer with what it serves.
+
+use std::sync::Arc;
+
+use super::cell::{Cell, Fetching, Probe};
+use super::{CallError, Cluster};
+use crate::domain::{Change, ClientId, Generation, TaskId};
+use crate::swarm::Effects;
+
+/// Forgotten tasks remembered at once; beyond that, any one makes room.
+const FORGOTTEN_MAX: usize = 65_536;
+
+/// What is left of a forgotten task until it is registered again or the service ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Forgotten {
+    /// A write of the old task may still be on its way to the file of this generation: the next task takes another.
+    pub generation: Generation,
+    pub file_kept: bool,
+}
+
+impl Cluster {
+    /// Forgets a task. A download of its source stops, its clients meet an unknown task, and it is as if it had never
+    /// been registered. Its file goes as well if so told; otherwise with the task's next registration.
+    pub async fn forget_task(&self, task: &TaskId, with_file: bool) -> Result<(), CallError> {
+        let room = self.committer.room().await?;
+        let mut effects = Effects::default();
+        let (cell, generation, ticket) = {
+            let mut tasks = self.tasks.write();
+            let cell = tasks.remove(task).ok_or(CallError::UnknownTask(*task))?;
+            let mut inner = cell.lock();
+            inner.fetching = Fetching::Removed;
+            let generation = inner.swarm.status().generation;
+            self.remember_forgotten(*task, Forgotten { generation, file_kept: !with_file });
+            effects.changes.push(Change::TaskForgotten { task: *task });
+            let ticket = inner.submit(room, &mut effects);
+            drop(inner);
+            (cell, generation, ticket)
+        };
+        cell.ended.cancel();
+        // Registrations that wait for the source look again, and find the task gone.
+        cell.probe.send_replace(Probe::Answered);
+        cell.openings.notify_waiters();
+        self.refusals.lock().forget(task);
+        ticket.durable().await?;
+        tracing::info!(%task, with_file, "task forgotten");
+        if with_file {
+            self.remove_file(task, generation).await;
+        }
+        Ok(())
+    }
+
+    fn remember_forgotten(&self, task: TaskId, forgotten: Forgotten) {
+        let mut all = self.forgotten.lock();
+        if all.len() >= FORGOTTEN_MAX
+            && let Some(any) = all.keys().next().copied()
+        {
+            all.remove(&any);
+        }
+        all.insert(task, forgotten);
+    }
+
+    /// Forgets a peer: nobody is sent there any more. Tells whether it was known.
+    pub async fn forget_peer(&self, client: &ClientId) -> Result<bool, CallError> {
+        let mut known = self.peer(client.clone()).await?.is_some();
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        for cell in cells {
+            if cell.lock().swarm.introduction(client).is_some() {
+                known = true;
+                self.forget_client(&cell, client).await?;
+            }
+        }
+        if known {
+            let room = self.committer.room().await?;
+            room.submit(vec![Change::PeerForgotten(client.clone())], 0).durable().await?;
+        }
+        Ok(known)
+    }
+
+    async fn forget_client(&self, cell: &Cell, client: &ClientId) -> Result<(), CallError> {
+        let room = self.committer.room().await?;
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = cell.live()?;
+            inner.heard_from(client);
+            inner.swarm.forget(client, &mut effects);
+            inner.submit(room, &mut effects)
+        };
+        cell.wake(effects.openings);
+        Ok(ticket.durable().await?)
+    }
+}

@@ -1,0 +1,95 @@
+//! What can be seen of a swarm from outside.
+
+use std::sync::Arc;
+
+use super::{Member, Piece, Swarm};
+use crate::domain::{ClientState, Endpoint, PieceDigest, PieceNumber};
+
+/// A client that others may be sent to.
+#[derive(Clone, Debug)]
+pub struct ServingClient {
+    pub endpoint: Arc<Endpoint>,
+    /// Uploads that it does now, for all its tasks.
+    pub uploads: u32,
+    /// What it serves, ascending.
+    pub pieces: Vec<PieceNumber>,
+}
+
+/// A piece and how many have it.
+#[derive(Clone, Copy, Debug)]
+pub struct PieceView {
+    pub piece: PieceNumber,
+    pub digest: PieceDigest,
+    /// It is on our disk.
+    pub stored: bool,
+    /// Clients that serve it.
+    pub holders: u64,
+}
+
+/// A client and how far it is.
+#[derive(Clone, Debug)]
+pub struct ClientView {
+    pub endpoint: Arc<Endpoint>,
+    pub state: ClientState,
+    /// Others may be sent to it.
+    pub serves: bool,
+    /// Pieces it has.
+    pub held: u32,
+    /// Pieces it serves.
+    pub servable: u32,
+    /// Pieces on their way to it.
+    pub in_flight: usize,
+}
+
+impl Swarm {
+    /// Every member's caller and state.
+    pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, ClientState)> {
+        self.members.iter().map(|(_, member)| (&member.intro.call_system, member.state))
+    }
+
+    /// Members that serve something, in the order of their places.
+    pub fn serving_clients(&self) -> impl Iterator<Item = ServingClient> {
+        let serves = |(_, member): (u32, &Member)| {
+            let server = member.intro.server.as_ref().filter(|_| member.serves(self.limits.serve_errors))?;
+            let pieces: Vec<PieceNumber> = member.servable.iter().collect();
+            (!pieces.is_empty()).then(|| ServingClient {
+                endpoint: member.intro.endpoint.clone(),
+                uploads: server.uploads(),
+                pieces,
+            })
+        };
+        self.members.iter().filter_map(serves)
+    }
+
+    /// Pieces whose digest is known, ascending.
+    pub fn piece_views(&self) -> impl Iterator<Item = PieceView> {
+        let complete = self.complete.len();
+        let view = move |(piece, entry): (u32, &Piece)| {
+            let holders = entry.holders.len() + complete;
+            Some(PieceView { piece: PieceNumber(piece), digest: entry.digest?, stored: entry.at_seed, holders })
+        };
+        (0..).zip(&self.pieces).filter_map(view)
+    }
+
+    /// How many pieces have a known digest.
+    pub const fn known_pieces(&self) -> u32 {
+        self.known.len()
+    }
+
+    /// How many pieces are on our disk.
+    pub const fn pieces_stored(&self) -> u32 {
+        self.at_seed
+    }
+
+    /// All clients, in the order of their places.
+    pub fn client_views(&self) -> impl Iterator<Item = ClientView> {
+        self.members.iter().map(|(_, member)| ClientView {
+            endpoint: member.intro.endpoint.clone(),
+            state: member.state,
+            serves: member.serves(self.limits.serve_errors),
+            held: member.held.len(),
+            servable: member.servable.len(),
+            in_flight: member.leases.len(),
+        })
+    }
+}
