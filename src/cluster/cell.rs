@@ -144,9 +144,9 @@ impl Cell {
     }
 }
 
-/// A held request that was woken. Unless it is used, the opening goes to the next in line: nobody swallows what another
-/// waits for.
-#[derive(Debug)]
+/// The opening that woke a held request, if one did. Unless it is used, it goes to the next in line: nobody swallows what
+/// another waits for.
+#[derive(Debug, Default)]
 pub struct Woken<'a>(Option<&'a Cell>);
 
 impl<'a> Woken<'a> {

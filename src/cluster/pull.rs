@@ -95,20 +95,20 @@ impl Cluster {
         let deadline = Instant::now() + self.config.hold;
         let mut draining = self.draining.subscribe();
         let held = Held::enter(cell, client);
-        let mut woken = None;
+        let mut woken = Woken::default();
         loop {
             let mut opening = std::pin::pin!(cell.openings.notified());
             // From here on no opening is missed, whatever happens between looking and waiting.
             opening.as_mut().enable();
             let now = self.look_again(cell, client).await?;
             if !matches!(now, Decision::Wait { .. }) {
-                woken.map(Woken::used);
+                woken.used();
                 return Ok(now);
             }
             // It found nothing, but another may.
-            drop(woken.take());
+            woken = Woken::default();
             tokio::select! {
-                () = opening => woken = Some(Woken::by(cell)),
+                () = opening => woken = Woken::by(cell),
                 () = held.waiting.notified() => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(now),
                 _ = draining.wait_for(|draining| *draining) => return Ok(now),

@@ -7,16 +7,18 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use warp::Reply;
 use warp::reply::Response;
 
 use super::Api;
+use super::described::{HeartbeatBody, MetricsBody, NetworkBody};
 use super::dialect::Dialect;
 use super::params::{BadParam, Params};
 use super::peer_api::{illegal, refusal};
 use super::range::parse_piece_range;
 use super::registration::{client_id, task_id};
-use super::wire::{Answer, Code, NodeData};
+use super::wire::{Answer, Code, Enveloped, Failure, NetworkData, NodeData};
 use crate::cluster::Accused;
 use crate::domain::{ClientId, TaskId};
 use crate::telemetry::metrics::METRICS;
@@ -26,7 +28,9 @@ const SEED_PREFIX: &str = "cdnnode:";
 /// Nodes of one answer.
 const NODES_MAX: usize = 1000;
 
-/// `GET /peer/service/down`
+/// Takes in that a client's upload server goes away: nobody is sent there any more.
+#[utoipa::path(get, path = "/peer/service/down", tag = "peer", params(("taskId" = String, Query), ("cid" = String, Query)),
+    responses((status = 200, body = Failure, description = "200 or 612, by the client's release; 501, 502")))]
 pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
     let params = Params::of_query(&query);
     let (task, client) = match task_id(&params).and_then(|task| Ok((task, client_id(&params, "cid")?))) {
@@ -41,7 +45,13 @@ pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
     }
 }
 
-/// `GET /peer/piece/error`
+/// Takes in that a piece was bad: counted against a peer, looked at where the supernode served it.
+#[utoipa::path(get, path = "/peer/piece/error", tag = "peer",
+    params(
+        ("taskId" = String, Query), ("srcCid" = String, Query), ("dstCid" = String, Query, description = "Who served it"),
+        ("range" = Option<String>, Query, description = "Like 0-4194303"),
+        ("errorType" = String, Query, description = "FILE_NOT_EXIST or FILE_MD5_NOT_MATCH")),
+    responses((status = 200, body = Failure, description = "200; 501, 502")))]
 pub async fn piece_error(api: Arc<Api>, query: String) -> Answer {
     let params = Params::of_query(&query);
     let (task, client, accused, range) = match read_piece_error(&params) {
@@ -82,7 +92,7 @@ struct Heartbeat<'a> {
     bare: &'a HeartbeatData,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct HeartbeatData {
     need_register: bool,
@@ -91,7 +101,9 @@ struct HeartbeatData {
     version: String,
 }
 
-/// `POST /peer/heartbeat`
+/// Tells a client whether it should register again.
+#[utoipa::path(post, path = "/peer/heartbeat", tag = "peer", request_body = HeartbeatBody,
+    responses((status = 200, body = Enveloped<HeartbeatData>, description = "The fields of data stand at the top as well; 501"), (status = 400, body = Failure)))]
 pub async fn heartbeat(api: Arc<Api>, body: Bytes) -> Response {
     let params = match read_object(&body) {
         Ok(params) => params,
@@ -115,7 +127,10 @@ fn read_address(params: &Params<'_>) -> Result<(ClientId, std::net::IpAddr, u16)
     Ok((client, ip, params.number("port", "a number from 0 to 65535")?))
 }
 
-/// `POST /peer/network?start&limit`
+/// Tells who serves what of some task URLs.
+#[utoipa::path(post, path = "/peer/network", tag = "peer", request_body = NetworkBody,
+    params(("start" = Option<usize>, Query), ("limit" = Option<usize>, Query, description = "At most 1000")),
+    responses((status = 200, body = Enveloped<NetworkData>, description = "200; 501"), (status = 400, body = Failure)))]
 pub async fn network(api: Arc<Api>, query: String, body: Bytes) -> Answer {
     let (page, params) = (Params::of_query(&query), read_object(&body));
     let params = match params {
@@ -131,15 +146,17 @@ pub async fn network(api: Arc<Api>, query: String, body: Bytes) -> Answer {
         Ok(asked) => asked,
         Err(bad) => return illegal(&bad),
     };
-    let nodes: Vec<NodeData> = api.cluster.network(&urls, start, limit).iter().map(NodeData::from).collect();
-    Answer::data(Code::Success, serde_json::json!({ "nodes": nodes }))
+    let nodes = api.cluster.network(&urls, start, limit).iter().map(NodeData::from).collect();
+    Answer::data(Code::Success, NetworkData { nodes })
 }
 
 fn optional_number(params: &Params<'_>, name: &'static str, default: usize) -> Result<usize, BadParam> {
     if params.text(name)?.is_empty() { Ok(default) } else { params.number(name, "a whole number") }
 }
 
-/// `POST /task/metrics`
+/// Takes in how a client's download went.
+#[utoipa::path(post, path = "/task/metrics", tag = "peer", request_body = MetricsBody,
+    responses((status = 200, body = Failure, description = "200; 501"), (status = 400, body = Failure)))]
 pub async fn task_metrics(body: Bytes) -> Answer {
     match read_object(&body).map(|params| read_metrics(&params)) {
         Ok(Ok(())) => Answer::code(Code::Success),
@@ -172,7 +189,8 @@ fn read_metrics(params: &Params<'_>) -> Result<(), BadParam> {
     Ok(())
 }
 
-/// `GET /metrics`
+/// Metrics in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(api: Arc<Api>) -> Response {
     api.cluster.observe();
     let mut response = METRICS.render().into_response();
@@ -180,25 +198,39 @@ pub async fn metrics(api: Arc<Api>) -> Response {
     response
 }
 
-/// `GET /_ping`
+/// Answers `OK`.
+#[utoipa::path(get, path = "/_ping", tag = "service", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn ping() -> &'static str {
     "OK"
 }
 
-/// `GET /version`, with the fields of the published server's answer.
+/// The version, with the fields of the published server's answer.
+#[utoipa::path(get, path = "/version", tag = "service", responses((status = 200, body = VersionData)))]
 pub async fn version() -> Response {
-    warp::reply::json(&serde_json::json!({
-        "Version": env!("CARGO_PKG_VERSION"),
-        "Revision": "",
-        "BuildDate": "",
-        "GoVersion": "",
-        "OS": std::env::consts::OS,
-        "Arch": std::env::consts::ARCH,
-    }))
-    .into_response()
+    let version = VersionData {
+        version: env!("CARGO_PKG_VERSION"),
+        revision: "",
+        build_date: "",
+        go_version: "",
+        os: std::env::consts::OS,
+        arch: std::env::consts::ARCH,
+    };
+    warp::reply::json(&version).into_response()
 }
 
-fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct VersionData {
+    version: &'static str,
+    revision: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+    #[serde(rename = "OS")]
+    os: &'static str,
+    arch: &'static str,
+}
+
+pub fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(Params::of_object(object)),
         _ => Err(Answer::transport(StatusCode::BAD_REQUEST, "the body is not a JSON object")),

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::reply::Response;
 
+use super::routes::strip_prefixes;
+
 /// Connections of one port at once. More wait in the listening socket's queue.
 const CONNECTIONS_MAX: usize = 65_536;
 /// How long a client may take to send its request's head; an idle connection is closed after it.
@@ -132,7 +134,7 @@ where
         if let Some(local) = local {
             request.extensions_mut().insert(local);
         }
-        strip_version(request.uri_mut());
+        strip_prefixes(request.uri_mut());
         let routes = routes.clone();
         async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
     });
@@ -148,46 +150,5 @@ where
     };
     if let Err(error) = served {
         tracing::debug!(%error, "connection broke off");
-    }
-}
-
-/// Every route answers under `/v<version>/` as well, as the published server's router did.
-fn strip_version(uri: &mut http::Uri) {
-    let Some(rest) = uri.path_and_query().and_then(|whole| after_version(whole.as_str())) else { return };
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = rest.parse().ok();
-    if let Ok(stripped) = http::Uri::from_parts(parts) {
-        *uri = stripped;
-    }
-}
-
-/// What follows `/v1.0.6` in `/v1.0.6/peer/task?…`.
-fn after_version(path_and_query: &str) -> Option<&str> {
-    let rest = path_and_query.strip_prefix("/v")?;
-    let end = rest.find('/')?;
-    let version = &rest[..end];
-    let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    is_version.then(|| &rest[end..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_before_the_path_is_passed_over() {
-        for (path, rest) in [
-            ("/v1.0.6/peer/task?x=/v1/y", Some("/peer/task?x=/v1/y")),
-            ("/v1/_ping", Some("/_ping")),
-            ("/version", None),
-            ("/v/peer/task", None),
-            ("/v1", None),
-            ("/peer/task", None),
-        ] {
-            assert_eq!(after_version(path), rest, "{path}");
-        }
-        let mut uri: http::Uri = "/v1.0.6/peer/task?a=b".parse().expect("a URI");
-        strip_version(&mut uri);
-        assert_eq!(uri, "/peer/task?a=b");
     }
 }

@@ -21,7 +21,7 @@ pub enum Dialect {
 }
 
 /// A `downLink`: a string in the reference, a number for `dfget`, whose Go releases fail on a string.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum DownLink {
     Text(String),

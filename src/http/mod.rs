@@ -7,13 +7,17 @@
 mod client_api;
 mod connections;
 mod control;
+mod described;
 mod dialect;
 mod download;
 mod observed;
+mod openapi;
 mod params;
 mod peer_api;
 mod range;
 mod registration;
+mod rest;
+mod routes;
 mod wire;
 
 use std::convert::Infallible;
@@ -47,7 +51,7 @@ pub struct Api {
 /// The routes of the API port.
 pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
     let api = Arc::new(api);
-    let with_api = move || {
+    let with_api = || {
         let api = api.clone();
         warp::any().map(move || api.clone())
     };
@@ -74,7 +78,9 @@ pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
     let ping = warp::path!("_ping").and(warp::get()).then(client_api::ping).map(Reply::into_response);
     let version = warp::path!("version").and(warp::get()).then(client_api::version);
     let scrape = warp::path!("metrics").and(warp::get()).and(with_api()).then(client_api::metrics);
-    let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().or(scrape).unify().boxed();
+    let description = warp::path!("openapi.json").and(warp::get()).then(openapi::openapi);
+    let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().or(scrape).unify();
+    let others = others.or(description).unify().or(rest::routes(&api)).unify().boxed();
     peer.or(others).unify().recover(explain).unify().boxed()
 }
 
@@ -130,11 +136,16 @@ async fn collect_body<B: Buf>(body: impl Stream<Item = Result<B, warp::Error>>) 
     Ok(collected.freeze())
 }
 
+fn no_such_route() -> Answer {
+    Answer::transport(StatusCode::NOT_FOUND, "there is no such route")
+}
+
 /// Requests that no route takes keep their HTTP status, in the envelope that clients parse.
 async fn explain(rejection: Rejection) -> Result<Response, Rejection> {
-    let (status, message) = if rejection.is_not_found() {
-        (StatusCode::NOT_FOUND, "there is no such route")
-    } else if rejection.find::<BodyTooLarge>().is_some() {
+    if rejection.is_not_found() {
+        return Ok(no_such_route().into_response());
+    }
+    let (status, message) = if rejection.find::<BodyTooLarge>().is_some() {
         (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB")
     } else if rejection.find::<BodyBroken>().is_some() {
         (StatusCode::BAD_REQUEST, "the body broke off")

@@ -1,29 +1,21 @@
-//! Counts and times every request of the API port.
+//! Counts and times every request of the API port, and answers those that no route has.
 
 use std::time::Instant;
 
+use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use warp::Reply;
 use warp::reply::Response;
 
 use super::connections::Routes;
+use super::no_such_route;
+use super::routes::{self, Route};
+use super::wire::Answer;
 use crate::telemetry::metrics::METRICS;
 
-/// The routes as metrics name them. Whatever is not among these is `other`: paths are chosen by clients.
-const HANDLERS: [&str; 12] = [
-    "/peer/task",
-    "/peer/piece/suc",
-    "/peer/registry",
-    "/peer/piece/error",
-    "/peer/service/down",
-    "/peer/heartbeat",
-    "/peer/network",
-    "/task/metrics",
-    "/metrics",
-    "/version",
-    "/_ping",
-    "/openapi.json",
-];
+/// What metrics call a path that no route has: paths are chosen by clients.
+const OTHER: &str = "other";
 
 /// Routes whose requests are counted.
 #[derive(Clone, Debug)]
@@ -32,12 +24,29 @@ pub struct Observed<R>(pub R);
 impl<R: Routes + Sync> Routes for Observed<R> {
     async fn answer(&self, request: http::Request<Incoming>) -> Response {
         let started = Instant::now();
-        let path = request.uri().path();
-        let handler = HANDLERS.into_iter().find(|handler| *handler == path).unwrap_or("other");
+        let route = routes::find(request.uri().path());
         let request_bytes = request.body().size_hint().lower();
-        let response = self.0.answer(request).await;
+        let response = match route {
+            Some(route) if route.methods.contains(&request.method().as_str()) => self.0.answer(request).await,
+            Some(route) => no_such_method(route),
+            None => no_such_route().into_response(),
+        };
         let response_bytes = response.body().size_hint().lower();
-        METRICS.observe_request(handler, response.status().as_str(), started.elapsed(), request_bytes, response_bytes);
+        METRICS.observe_request(
+            route.map_or(OTHER, |route| route.path),
+            response.status().as_str(),
+            started.elapsed(),
+            request_bytes,
+            response_bytes,
+        );
         response
     }
+}
+
+fn no_such_method(route: &Route) -> Response {
+    let mut response = Answer::transport(StatusCode::METHOD_NOT_ALLOWED, "the route does not have this method").into_response();
+    if let Ok(methods) = HeaderValue::from_str(&route.methods.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+    response
 }

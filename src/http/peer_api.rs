@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::Api;
+use super::described::RegistrationBody;
 use super::dialect::Dialect;
 use super::params::{BadParam, Params};
 use super::range::parse_piece_range;
 use super::registration::{self, BadRegistration, client_id, task_id};
-use super::wire::{Answer, Code, FinishedData, PieceData, RegisteredData};
+use super::wire::{Answer, Code, Enveloped, Failure, FinishedData, PieceData, PullData, RegisteredData};
 use crate::cluster::{CallError, Refused, Told};
 use crate::domain::{ClientId, Fault, TaskId};
 use crate::swarm::{Assignment, Decision, Refusal, Server};
@@ -20,7 +21,12 @@ use crate::swarm::{Assignment, Decision, Refusal, Server};
 /// How long a report may take to become durable. Clients give it 5 s.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// `POST /peer/registry`
+/// Makes a client a member of a task, which is created if it is new.
+#[utoipa::path(post, path = "/peer/registry", tag = "peer",
+    request_body(content((RegistrationBody = "application/json"), (RegistrationBody = "application/x-www-form-urlencoded"))),
+    responses(
+        (status = 200, body = Enveloped<RegisteredData>, description = "200 registered; 501 a parameter is wrong, 604 disk or policy, 606 another task has this id, 607 the URL cannot be fetched, 608 the source wants credentials, 609 ask again"),
+        (status = 400, body = Failure), (status = 413, body = Failure), (status = 415, body = Failure)))]
 pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) -> Answer {
     let registration = match registration::parse(content_type.as_deref(), &body) {
         Ok(registration) => registration,
@@ -47,7 +53,15 @@ pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) 
     }
 }
 
-/// `GET /peer/task`
+/// Takes a client's report and tells what to fetch next; held a while where there is nothing yet.
+#[utoipa::path(get, path = "/peer/task", tag = "peer",
+    params(
+        ("taskId" = String, Query, description = "64 hexadecimal digits"), ("srcCid" = String, Query, description = "The asking client"),
+        ("dstCid" = Option<String>, Query, description = "Whom the reported piece came from"),
+        ("range" = Option<String>, Query, description = "The reported piece, like 0-4194303"),
+        ("status" = u16, Query, description = "700 started, 701 running, 702 finished"),
+        ("result" = Option<u16>, Query, description = "500 failed, 501 success, 502 no report, 503 held in memory")),
+    responses((status = 200, body = Enveloped<PullData>, description = "600 finished, 601 pieces to fetch, 602 wait; 200 to a 702; 501, 502 unknown task, 604 or 610 the source failed")))]
 pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> Answer {
     let params = Params::of_query(&query);
     let (task, client, told) = match read_task_call(&params) {
@@ -62,12 +76,13 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
     }
     match api.cluster.pull(&task, client.clone(), told).await {
         Ok(Decision::Finished { md5, cached_length }) => {
-            Answer::data(Code::Finished, FinishedData { md5: md5.to_string(), file_length: cached_length })
+            let finished = FinishedData { md5: md5.to_string(), file_length: cached_length };
+            Answer::data(Code::Finished, PullData::Finished(finished))
         }
         Ok(Decision::Continue(assignments)) => {
             let reader = Reader::new(&api, &params, &task, &client, local);
-            let pieces: Vec<PieceData> = assignments.iter().map(|assignment| reader.piece(assignment)).collect();
-            Answer::data(Code::Continue, pieces)
+            let pieces = assignments.iter().map(|assignment| reader.piece(assignment)).collect();
+            Answer::data(Code::Continue, PullData::Pieces(pieces))
         }
         Ok(Decision::Wait { held, at_seed, source }) => {
             Answer::message(Code::Wait, &format!("client sucCount:{held},cdn status:{source},cdn sucCount: {at_seed}"))
@@ -83,7 +98,12 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
     }
 }
 
-/// `GET /peer/piece/suc`
+/// Takes in that a client has written a piece and serves it.
+#[utoipa::path(get, path = "/peer/piece/suc", tag = "peer",
+    params(
+        ("taskId" = String, Query), ("cid" = String, Query), ("dstCid" = Option<String>, Query, description = "Whom it came from"),
+        ("pieceRange" = String, Query, description = "Like 0-4194303")),
+    responses((status = 200, body = Failure, description = "200 or 611, by the client's release; 501, 502"), (status = 503, body = Failure, description = "Cannot be made durable now: repeat it")))]
 pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
     let params = Params::of_query(&query);
     let (task, client, range) = match read_piece_call(&params) {

@@ -13,11 +13,11 @@ use crate::domain::task::range_header;
 use crate::domain::{ClientId, Peer, TaskId, TaskSpec};
 
 /// Longest values that are taken. Bytes. URLs and headers have none of their own: the body's limit is theirs.
-const HOST_NAME_MAX_BYTES: usize = 255;
-const VERSION_MAX_BYTES: usize = 64;
+pub const HOST_NAME_MAX_BYTES: usize = 255;
+pub const VERSION_MAX_BYTES: usize = 64;
 /// Extra request headers of a task.
 const HEADERS_MAX: usize = 256;
-const CALL_SYSTEM_MAX_BYTES: usize = 255;
+pub const CALL_SYSTEM_MAX_BYTES: usize = 255;
 const PATH_MAX_BYTES: usize = 4096;
 
 /// Why a registration is refused before anybody is asked.
@@ -124,7 +124,7 @@ pub fn task_id(params: &Params<'_>) -> Result<TaskId, BadParam> {
     TaskId::parse(params.required("taskId")?).map_err(|_| BadParam::new("taskId", "must be 64 hexadecimal digits"))
 }
 
-fn limited<'p>(params: &'p Params<'_>, name: &'static str, max_bytes: usize) -> Result<&'p str, BadParam> {
+pub fn limited<'p>(params: &'p Params<'_>, name: &'static str, max_bytes: usize) -> Result<&'p str, BadParam> {
     let text = params.text(name)?;
     if text.len() > max_bytes {
         return Err(BadParam::new(name, format!("is longer than {max_bytes} bytes")));

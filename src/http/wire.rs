@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 use warp::Reply;
 use warp::reply::Response;
 
@@ -112,8 +113,26 @@ impl Reply for Answer {
     }
 }
 
+/// An answer with data, as it is described: in the envelope.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what Envelope writes")]
+pub struct Enveloped<T: ToSchema> {
+    code: u16,
+    msg: Option<String>,
+    /// What goes with the code; other codes come without.
+    data: Option<T>,
+}
+
+/// An answer that is a code and a message.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what Envelope writes")]
+pub struct Failure {
+    code: u16,
+    msg: String,
+}
+
 /// Answers a registration.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegisteredData {
     pub task_id: String,
@@ -127,7 +146,7 @@ pub struct RegisteredData {
 }
 
 /// A piece to fetch.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PieceData {
     pub range: String,
@@ -141,8 +160,16 @@ pub struct PieceData {
     pub down_link: DownLink,
 }
 
+/// What a pull brings: pieces with 601, the end with 600.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum PullData {
+    Pieces(Vec<PieceData>),
+    Finished(FinishedData),
+}
+
 /// Ends a download.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FinishedData {
     pub md5: String,
@@ -150,15 +177,21 @@ pub struct FinishedData {
     pub file_length: u64,
 }
 
+/// Who serves what.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NetworkData {
+    pub nodes: Vec<NodeData>,
+}
+
 /// A client that serves something, with the field names of the published types.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct NodeData {
     basic: PeerData,
     load: u32,
     tasks: Vec<ShareData>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct PeerData {
     #[serde(rename = "ID")]
     id: String,
@@ -167,14 +200,14 @@ struct PeerData {
     port: u16,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ShareData {
     task: TaskData,
     pieces: Vec<SharedPieceData>,
 }
 
 /// A task as those are told of it who named its URL: without headers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TaskData {
     #[serde(rename = "ID")]
@@ -187,7 +220,7 @@ struct TaskData {
     piece_total: u32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct SharedPieceData {
     #[serde(rename = "pID")]

@@ -9,4 +9,5 @@ mod end_to_end;
 mod harness;
 mod reference;
 mod replay;
+mod rest;
 mod vectors;

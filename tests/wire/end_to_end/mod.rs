@@ -14,11 +14,11 @@ use crate::harness::client::{Client, Downloaded, Release, Wanted};
 use crate::harness::service::Service;
 
 /// Lets a new client download a URL, which must go well.
-async fn download(service: &Service, url: &str) -> Downloaded {
+pub async fn download(service: &Service, url: &str) -> Downloaded {
     download_wanted(service, &Wanted::url(url)).await
 }
 
-async fn download_wanted(service: &Service, wanted: &Wanted) -> Downloaded {
+pub async fn download_wanted(service: &Service, wanted: &Wanted) -> Downloaded {
     let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
     client.download(service.api(), wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", client.cid()))
 }
