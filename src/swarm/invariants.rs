@@ -5,20 +5,40 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use super::Swarm;
+use super::{Swarm, UploadServer};
+
+/// What runs, counted: what was granted under higher limits may still run, but nothing is added to it.
+#[derive(Default)]
+pub(super) struct Granted {
+    leases: HashMap<u32, usize>,
+    uploads: HashMap<*const UploadServer, u32>,
+}
+
+impl Granted {
+    fn leases_max(&self, ordinal: u32, limit: usize) -> usize {
+        self.leases.get(&ordinal).map_or(limit, |&granted| granted.max(limit))
+    }
+
+    fn uploads_max(&self, server: *const UploadServer, limit: u32) -> u32 {
+        self.uploads.get(&server).map_or(limit, |&granted| granted.max(limit))
+    }
+}
 
 impl Swarm {
-    /// Panics with a sentence where an invariant is broken.
-    pub(super) fn check(&self) {
+    /// Panics with a sentence where an invariant is broken. Takes what ran at the last check, and tells what runs now.
+    pub(super) fn check(&self, before: &Granted) -> Granted {
+        let mut granted = Granted::default();
         let count = self.status.piece_count();
         let mut promised = vec![0; self.pieces.len()];
         let mut holders = vec![RoaringBitmap::new(); self.pieces.len()];
         let mut complete = RoaringBitmap::new();
-        let mut slots: HashMap<*const super::UploadServer, u32> = HashMap::new();
+        let mut slots: HashMap<*const UploadServer, u32> = HashMap::new();
         let mut serving = 0;
         for (ordinal, member) in self.members.iter() {
             let client = &member.intro.endpoint.client;
-            assert!(member.leases.len() <= self.limits.down, "{client} has more leases than places");
+            let leases_max = before.leases_max(ordinal, self.limits.down);
+            assert!(member.leases.len() <= leases_max, "{client} has more leases than places");
+            granted.leases.insert(ordinal, member.leases.len());
             let leased: HashSet<_> = member.leases.iter().map(|lease| lease.piece).collect();
             assert_eq!(leased.len(), member.leases.len(), "{client} is assigned a piece twice");
             assert!(leased.iter().all(|piece| !member.held.contains(*piece)), "{client} is assigned a piece that it holds");
@@ -61,12 +81,16 @@ impl Swarm {
         assert_eq!(self.at_seed as usize, self.pieces.iter().filter(|piece| piece.at_seed).count());
         assert_eq!(self.known.len() as usize, self.pieces.iter().filter(|piece| piece.digest.is_some()).count());
         for (server, taken) in slots {
-            assert!(server.is_null() || taken <= self.limits.up, "an upload server does more uploads than its limit");
+            let limit = before.uploads_max(server, self.limits.up);
+            assert!(server.is_null() || taken <= limit, "an upload server does more uploads than its limit");
         }
         for (_, member) in self.members.iter() {
             if let Some(server) = &member.intro.server {
-                assert!(server.uploads() <= self.limits.up, "an upload server has more slots taken than its limit");
+                let limit = before.uploads_max(Arc::as_ptr(server), self.limits.up);
+                assert!(server.uploads() <= limit, "an upload server has more slots taken than its limit");
+                granted.uploads.insert(Arc::as_ptr(server), server.uploads());
             }
         }
+        granted
     }
 }

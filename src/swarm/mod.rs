@@ -6,8 +6,9 @@
 //! them. Leases, the pace and the avoided pairs are soft: a rebuilt swarm starts without.
 //!
 //! Invariants (checked by `invariants`, in tests after every step):
-//! - a piece is assigned to a client at most once at a time, and a client has at most `down` leases;
-//! - an upload server never has more than `up` slots taken, and every slot is freed when its lease ends;
+//! - a piece is assigned to a client at most once at a time;
+//! - no lease is granted beyond `down` a client and `up` an upload server; what was granted under higher limits runs out;
+//! - every slot is freed when its lease ends;
 //! - a client that is told 600 holds every piece.
 
 mod lease;
@@ -43,7 +44,7 @@ pub use views::{ClientView, PieceView, ServingClient};
 const AVOID_FOR: Duration = Duration::from_secs(60);
 
 /// How much clients do at once, and how much failure is borne. Names and defaults are the published supernode's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Pieces in flight to one client (`peerDownLimit`).
     pub down: usize,
@@ -260,6 +261,29 @@ impl Swarm {
         let known_pieces = u32::try_from(self.pieces.len()).unwrap_or(u32::MAX);
         let count = self.status.piece_count().unwrap_or(known_pieces);
         if piece.0 < count { Ok(piece) } else { Err(Refusal::PieceOutOfRange) }
+    }
+
+    /// Changes the limits under way. Who serves may change with them; transfers that run go on, though there may be more
+    /// of them for a while than could be granted now.
+    pub fn set_limits(&mut self, limits: Limits, effects: &mut Effects) {
+        if limits == self.limits {
+            return;
+        }
+        let serves = |member: &Member, limits: Limits| member.serves(limits.serve_errors);
+        let changes = |(ordinal, member): (u32, &Member)| {
+            let (before, after) = (serves(member, self.limits), serves(member, limits));
+            (before != after).then_some((ordinal, after))
+        };
+        let changed: Vec<(u32, bool)> = self.members.iter().filter_map(changes).collect();
+        // Whoever stops is taken out of the lists by the limits under which it entered them.
+        for (ordinal, _) in changed.iter().filter(|(_, serves)| !serves) {
+            self.stop_serving(*ordinal, effects);
+        }
+        self.limits = limits;
+        for (ordinal, _) in changed.iter().filter(|(_, serves)| *serves) {
+            self.start_serving(*ordinal);
+        }
+        effects.open(Effects::EVERYBODY);
     }
 
     /// Takes an event in. On a refusal nothing has changed.
@@ -603,8 +627,10 @@ impl Swarm {
             self.note_client(ordinal, effects);
         }
         let was_serving = self.members.get(server_ordinal).is_some_and(|member| member.serves(self.limits.serve_errors));
-        let last_straw =
-            self.members.get(server_ordinal).is_some_and(|member| member.serve_errors + 1 >= self.limits.serve_errors);
+        let last_straw = self
+            .members
+            .get(server_ordinal)
+            .is_some_and(|member| member.serve_errors.saturating_add(1) >= self.limits.serve_errors);
         if was_serving && last_straw {
             self.stop_serving(server_ordinal, effects);
         }

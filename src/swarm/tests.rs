@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::invariants::Granted;
 use super::*;
 use crate::domain::{Client, ClientVersion, Generation, Validators};
 
@@ -134,6 +135,7 @@ enum Step {
     Pass { ms: u64 },
     NextGeneration,
     Forget { client: usize },
+    SetLimits(Limits),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -160,11 +162,23 @@ fn step() -> impl Strategy<Value = Step> {
         8 => client.prop_map(|client| Step::Decide { client }),
         2 => (0_u64..150_000).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::NextGeneration),
+        2 => limits().prop_map(Step::SetLimits),
     ]
+}
+
+/// Low ones, so that a few steps reach them.
+fn limits() -> impl Strategy<Value = Limits> {
+    (1_usize..6, 1_u32..6, 1_u8..6, 0_u8..6).prop_map(|(down, up, serve_errors, download_errors)| Limits {
+        down,
+        up,
+        serve_errors,
+        download_errors,
+    })
 }
 
 struct History {
     swarm: Swarm,
+    granted: Granted,
     store: ModelStore,
     servers: Servers,
     intros: HashMap<ClientId, Introduction>,
@@ -176,6 +190,7 @@ impl History {
     fn new(seed: u64) -> Self {
         Self {
             swarm: Swarm::new(task(), Limits::default(), status(Some(length(PIECES)))),
+            granted: Granted::default(),
             store: ModelStore::default(),
             servers: Servers::default(),
             intros: HashMap::new(),
@@ -247,9 +262,18 @@ impl History {
                 self.swarm.next_generation(&mut effects);
                 self.store.apply(effects.changes);
             }
+            Step::SetLimits(limits) => {
+                let mut effects = Effects::default();
+                self.swarm.set_limits(limits, &mut effects);
+                assert!(effects.changes.is_empty(), "limits are not stored");
+            }
         }
-        self.swarm.check();
+        self.check();
         decided
+    }
+
+    fn check(&mut self) {
+        self.granted = self.swarm.check(&self.granted);
     }
 
     /// The same history after a crash: a swarm of what was stored, with upload servers that nobody uses yet.
@@ -262,7 +286,7 @@ impl History {
                 new.intros.insert(client_id(index), Introduction { server: own.server, ..intro.clone() });
             }
         }
-        new.swarm = Swarm::rebuild(self.now, task(), Limits::default(), self.store.stored(&new.intros));
+        new.swarm = Swarm::rebuild(self.now, task(), self.swarm.limits, self.store.stored(&new.intros));
         new
     }
 
@@ -296,11 +320,11 @@ proptest! {
             old.take(step);
         }
         old.forget_soft_state();
-        old.swarm.check();
+        old.check();
         prop_assert_eq!(old.servers.uploads(), 0, "a slot outlived its lease");
 
         let mut new = old.restarted(seed);
-        new.swarm.check();
+        new.check();
         old.rng = fastrand::Rng::with_seed(seed);
         for step in later {
             prop_assert_eq!(old.take(step.clone()), new.take(step));
@@ -355,7 +379,7 @@ fn run_swarm(seed: u64, pieces: u32, mut clients: Vec<HonestClient>) -> (u32, u3
                 Decision::Wait { .. } => {}
                 Decision::Failed(failure) => panic!("failed: {failure:?}"),
             }
-            history.swarm.check();
+            history.check();
         }
         if clients.iter().all(|client| client.finished || client.dies_after.is_some()) {
             return (round, from_seed, from_peers);
@@ -457,4 +481,53 @@ fn a_client_of_an_earlier_generation_is_never_moved() {
     assert_eq!(history.handle(Event::ClientRegistered(intro)), Err(Refusal::EarlierGeneration));
     let decision = history.swarm.decide(history.now, &mut history.rng, &client_id(0));
     assert!(matches!(decision, Decision::Failed(Failure { fault: Fault::Source, .. })));
+}
+
+/// A client that asks, with one piece at the only peer: whether it is sent to that peer.
+fn is_sent_to_the_peer(history: &mut History, client: usize) -> bool {
+    match history.take(Step::Decide { client }) {
+        Some(Decision::Continue(assignments)) => matches!(assignments[0].server, Server::Peer(_)),
+        decision => panic!("there is a piece to fetch: {decision:?}"),
+    }
+}
+
+#[test]
+fn who_serves_follows_the_limits() {
+    let mut history = History::new(1);
+    for client in 0..3 {
+        history.take(Step::Register { client, serves: true });
+    }
+    history.take(Step::Fetch { piece: 0 });
+    history.take(Step::Report { client: 0, report: Report::PieceServable(PieceNumber(0)) });
+    assert!(is_sent_to_the_peer(&mut history, 1));
+    let failed = Report::PieceFailed { piece: PieceNumber(0), server: Some(client_id(0)) };
+    history.take(Step::Report { client: 1, report: failed });
+    assert_eq!(history.swarm.serving, 3, "one error of five is borne");
+
+    history.take(Step::SetLimits(Limits { serve_errors: 1, ..Limits::default() }));
+    assert_eq!(history.swarm.serving, 2, "one error of one is not");
+    assert!(!is_sent_to_the_peer(&mut history, 2));
+    history.take(Step::Report { client: 2, report: Report::PieceFailed { piece: PieceNumber(0), server: None } });
+
+    history.take(Step::SetLimits(Limits::default()));
+    assert_eq!(history.swarm.serving, 3, "it is used again");
+    assert!(is_sent_to_the_peer(&mut history, 2));
+}
+
+#[test]
+fn lower_limits_end_no_transfer_and_grant_no_more() {
+    let mut history = History::new(1);
+    history.take(Step::Register { client: 0, serves: false });
+    (0..6).for_each(|piece| drop(history.take(Step::Fetch { piece })));
+    let mut in_flight = |history: &mut History| match history.take(Step::Decide { client: 0 }) {
+        Some(Decision::Continue(assignments)) => assignments,
+        decision => panic!("there are pieces to fetch: {decision:?}"),
+    };
+    assert_eq!(in_flight(&mut history).len(), 4);
+    history.take(Step::SetLimits(Limits { down: 2, ..Limits::default() }));
+    for left in [3, 2, 2] {
+        let piece = in_flight(&mut history)[0].piece;
+        history.take(Step::Report { client: 0, report: Report::PieceHeld(piece) });
+        assert_eq!(in_flight(&mut history).len(), left);
+    }
 }
