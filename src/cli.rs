@@ -1,11 +1,10 @@
 //! The command line: clap types only.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::Config;
+use crate::config::{SETTINGS, Setting, Sources};
 use crate::domain::TaskId;
 
 /// Tracker, scheduler and seed of a P2P file-distribution cluster, persistent across crashes.
@@ -13,7 +12,7 @@ use crate::domain::TaskId;
 /// Without a command it serves. Clients (dfget, dfdaemon) register a URL at the API port; the supernode fetches it once
 /// from its source, cuts it into pieces, and tells every client which piece to fetch from which peer.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+#[command(version, args_conflicts_with_subcommands = true, args_override_self = true, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -21,14 +20,24 @@ pub struct Cli {
     pub serve: ServeArgs,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 3 the home is in use by a running service.
-Environment: SUPERNODE_LOG sets what is logged, for example \"info\" (the default), \"debug\" or \"supernode::cdn=trace\".";
+const AFTER_HELP: &str = "\
+Every setting can be given as a flag, as an environment variable (its name is in brackets), or in the configuration file
+(the key after it), in this order of precedence. `supernode config` shows what is in effect and who decided it. SIGHUP
+makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
+
+Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
+running service.
+Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
+default), \"debug\" or \"supernode::cdn=trace\".";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the service (the default).
     Serve(ServeArgs),
+    /// Print the effective configuration as YAML: every setting, and who decided it.
+    Config(ServeArgs),
+    /// Print the version.
+    Version,
     /// Print what is stored: tasks, peers, clients, pieces and progress, of a running or a stopped service.
     Dump(DumpArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
@@ -36,36 +45,75 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct ServeArgs {
-    /// Where all state is kept; made if it is not there.
-    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
-    pub home_dir: PathBuf,
-    /// Listen on this address only [default: all addresses, IPv4 and IPv6].
-    #[arg(long, value_name = "IP")]
-    pub bind: Option<IpAddr>,
-    /// Port of the API; 0 picks a free one.
-    #[arg(long, value_name = "PORT", default_value_t = 8002)]
-    pub port: u16,
-    /// Port from which clients fetch pieces; 0 picks a free one.
-    #[arg(long, value_name = "PORT", default_value_t = 8001)]
-    pub download_port: u16,
-    /// Send clients to this address for pieces, unless they say how they reach the supernode.
-    #[arg(long, value_name = "IP")]
-    pub advertise_ip: Option<IpAddr>,
+    /// The configuration file [default: /etc/dragonfly/supernode.yml, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: SettingArgs,
 }
 
 impl ServeArgs {
-    pub fn into_config(self) -> Config {
-        let Self { home_dir, bind, port, download_port, advertise_ip } = self;
-        Config { home: home_dir, bind, port, download_port, advertise_ip, ..Config::default() }
+    pub fn into_sources(self) -> Sources {
+        Sources::of_process(self.config, self.settings.0)
+    }
+}
+
+/// A flag for every row of the table of settings. Values stay texts: what is allowed is decided in one place for all layers.
+#[derive(Clone, Debug, Default)]
+pub struct SettingArgs(pub Vec<(&'static Setting, String)>);
+
+impl SettingArgs {
+    fn arg(setting: &'static Setting) -> Arg {
+        let default = Some(setting.default_text()).filter(|text| !text.is_empty());
+        let default = default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
+        let arg = Arg::new(setting.flag)
+            .long(setting.flag)
+            .value_name(setting.field.value_name())
+            .help(format!("{}{default} [{}, {}]", setting.help, setting.variable(), setting.key))
+            .help_heading(setting.group.title())
+            .action(ArgAction::Set);
+        let arg = setting.short.into_iter().fold(arg, Arg::short);
+        // As in Go, a switch is on when it is named, and takes a value only behind an equals sign.
+        if setting.field.is_switch() {
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+        } else {
+            arg.allow_hyphen_values(true)
+        }
+    }
+}
+
+impl Args for SettingArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(SETTINGS.iter().map(Self::arg))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |setting: &'static Setting| Some((setting, matches.get_one::<String>(setting.flag)?.clone()));
+        Ok(Self(SETTINGS.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
 #[derive(Debug, Args)]
 pub struct DumpArgs {
-    /// The home of the service.
-    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
-    pub home_dir: PathBuf,
+    /// The home of the service [default: what the service's configuration says].
+    #[arg(long, value_name = "DIR")]
+    pub home_dir: Option<PathBuf>,
+    /// The configuration file of the service [default: /etc/dragonfly/supernode.yml, if it is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// A table for people, or one JSON object a line for programs.
     #[arg(long, value_enum, default_value_t = DumpFormat::Table)]
     pub format: DumpFormat,
@@ -91,4 +139,73 @@ pub struct BenchArgs {
     /// Tasks, one after the other; each is a 50 MiB file of 13 pieces.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub tasks: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// What a command line gives, by key.
+    fn given(line: &str) -> Result<Vec<(&'static str, String)>, clap::Error> {
+        let cli = Cli::try_parse_from(line.split(' '))?;
+        let args = match cli.command {
+            None => cli.serve,
+            Some(Command::Serve(args) | Command::Config(args)) => args,
+            Some(other) => panic!("{line} is {other:?}"),
+        };
+        Ok(args.settings.0.into_iter().map(|(setting, text)| (setting.key, text)).collect())
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        Cli::command().debug_assert();
+        let cases = [
+            ("supernode", vec![]),
+            ("supernode --port=8012", vec![("listenPort", "8012")]),
+            ("supernode --port 8012 --up-limit 6", vec![("listenPort", "8012"), ("peerUpLimit", "6")]),
+            ("supernode --port 1 --port 2", vec![("listenPort", "2")]),
+            ("supernode serve --port 1 --port 2", vec![("listenPort", "2")]),
+            ("supernode config -D --profiler", vec![("debug", "true"), ("enableProfiler", "true")]),
+            ("supernode --debug=false", vec![("debug", "false")]),
+            ("supernode --gc-meta-interval 2m0s --advertise-ip=", vec![("advertiseIP", ""), ("gcMetaInterval", "2m0s")]),
+            ("supernode --down-limit -1", vec![("peerDownLimit", "-1")]),
+        ];
+        for (line, expected) in cases {
+            let given = given(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let given: Vec<(&str, &str)> = given.iter().map(|(key, text)| (*key, text.as_str())).collect();
+            assert_eq!(given, expected, "{line}");
+        }
+        assert!(given("supernode --prot 1").is_err());
+        assert!(given("supernode --port").is_err());
+    }
+
+    #[test]
+    fn every_flag_of_the_go_supernode_is_there() {
+        let flags = [
+            "config",
+            "home-dir",
+            "port",
+            "download-port",
+            "advertise-ip",
+            "cdn-pattern",
+            "down-limit",
+            "up-limit",
+            "max-bandwidth",
+            "system-bandwidth",
+            "fail-access-interval",
+            "gc-initial-delay",
+            "gc-meta-interval",
+            "task-expire-time",
+            "peer-gc-delay",
+            "pool-size",
+            "profiler",
+            "debug",
+        ];
+        let command = Cli::command();
+        for flag in flags {
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(flag)), "--{flag} is missing");
+        }
+    }
 }

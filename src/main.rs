@@ -1,4 +1,4 @@
-//! Parses the command line, sets up telemetry, dispatches, and maps the outcome to an exit code.
+//! Parses the command line, dispatches, and maps the outcome to an exit code.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
@@ -7,18 +7,20 @@ use std::process::ExitCode;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use supernode::cli::{Cli, Command};
-use supernode::{commands, telemetry};
+use supernode::commands;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = telemetry::set_up().and_then(|()| match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => commands::serve::run(args.into_config()),
+    let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => commands::serve::run(args.into_sources()),
+        Command::Config(args) => commands::config::run(&args.into_sources()),
+        Command::Version => commands::version::run(),
         Command::Dump(args) => commands::dump::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
-    });
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

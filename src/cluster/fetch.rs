@@ -27,7 +27,7 @@ impl Cluster {
                 Err(error) => cluster.fail(&cell, &error).await,
             }
             // A piece may have been lost while others were fetched.
-            let resting = cell.lock().resting(cluster.now(), cluster.config.fail_access_interval).is_some();
+            let resting = cell.lock().resting(cluster.now(), cluster.config().fail_access_interval).is_some();
             if !resting && cell.lock().is_unfinished() {
                 cluster.ensure_fetching(&cell);
             }
@@ -95,7 +95,7 @@ impl Cluster {
                     METRICS.cdn_trigger_failed.inc();
                     inner.fetching = Fetching::Removed;
                     tasks.remove(&cell.spec.id);
-                    let longest = self.config.fail_access_interval;
+                    let longest = self.config().fail_access_interval;
                     self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, longest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     return;

@@ -94,8 +94,8 @@ pub enum Failed {
 /// All tasks of this service.
 #[derive(Debug)]
 pub struct Cluster {
-    config: Config,
-    limits: Limits,
+    /// Read once for every request, and changed by a reload.
+    config: RwLock<Arc<Config>>,
     clock: Instant,
     store: Arc<Store>,
     committer: Committer,
@@ -121,19 +121,13 @@ impl Cluster {
         let store = Arc::new(Store::open(&home.database())?);
         let repository = Arc::new(Repository::open(home.pieces())?);
         let cluster = Arc::new(Self {
-            limits: Limits {
-                down: config.peer_down_limit,
-                up: config.peer_up_limit,
-                serve_errors: config.elimination_limit,
-                download_errors: config.failure_count_limit,
-            },
             clock: Instant::now(),
             committer: Committer::start(store.clone(), Durability::Power)?,
             worker: Worker::new(
                 Source::new(config.source.clone())?,
                 repository.clone(),
-                config.downloads_max,
-                Throttle::new(config.source_rate()),
+                config.downloads_max as usize,
+                Throttle::new(config.source_rate_bytes_per_s()),
             ),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
@@ -144,7 +138,7 @@ impl Cluster {
             stopping: CancellationToken::new(),
             draining: watch::Sender::new(false),
             panicked: watch::Sender::new(false),
-            config,
+            config: RwLock::new(Arc::new(config)),
             store,
             repository,
         });
@@ -210,8 +204,32 @@ impl Cluster {
         });
     }
 
-    pub const fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// Takes over another configuration, as far as it can change under way.
+    pub fn reconfigure(&self, config: Config) {
+        *self.config.write() = Arc::new(config);
+        let limits = self.limits();
+        // A task that is made from here on has the new limits: they are read while it is entered.
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        for cell in cells {
+            let mut effects = Effects::default();
+            cell.lock().swarm.set_limits(limits, &mut effects);
+            cell.wake(effects.openings);
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let config = self.config();
+        let narrow = |errors: u32| u8::try_from(errors).unwrap_or(u8::MAX);
+        Limits {
+            down: config.peer_down_limit as usize,
+            up: config.peer_up_limit,
+            serve_errors: narrow(config.elimination_limit),
+            download_errors: narrow(config.failure_count_limit),
+        }
     }
 
     pub fn store(&self) -> Arc<Store> {
@@ -257,6 +275,7 @@ impl Cluster {
 
     fn sweep(self: &Arc<Self>) {
         let now = self.now();
+        let longest = self.config().fail_access_interval;
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
         for cell in cells {
             let mut effects = Effects::default();
@@ -264,7 +283,7 @@ impl Cluster {
                 let mut inner = cell.lock();
                 inner.swarm.sweep(now, &mut effects);
                 let lost = matches!(inner.swarm.status().state, SourceState::Success { .. }) && inner.is_unfinished();
-                lost && inner.swarm.members() > 0 && inner.resting(now, self.config.fail_access_interval).is_none()
+                lost && inner.swarm.members() > 0 && inner.resting(now, longest).is_none()
             };
             cell.wake(effects.openings);
             if mend {

@@ -85,14 +85,18 @@ impl Cluster {
         ticket.durable().await?;
         match decision {
             // A client with pieces on their way is answered at once: while it waits for us, it may be unable to report.
-            Decision::Wait { .. } if !self.config.hold.is_zero() => self.hold(&cell, &client).await,
+            Decision::Wait { .. } => self.hold(&cell, &client, decision).await,
             decision => Ok(decision),
         }
     }
 
     /// Holds a request until there is something to do, or until it has been held for long enough.
-    async fn hold(&self, cell: &Cell, client: &ClientId) -> Result<Decision, CallError> {
-        let deadline = Instant::now() + self.config.hold;
+    async fn hold(&self, cell: &Cell, client: &ClientId, wait: Decision) -> Result<Decision, CallError> {
+        let hold = self.config().hold;
+        if hold.is_zero() {
+            return Ok(wait);
+        }
+        let deadline = Instant::now() + hold;
         let mut draining = self.draining.subscribe();
         let held = Held::enter(cell, client);
         let mut woken = Woken::default();

@@ -58,7 +58,7 @@ impl Cluster {
         };
         let task = spec.id;
         let stored = StoredTask { status, pieces, clients: stored_clients };
-        let swarm = Swarm::rebuild(self.now(), task, self.limits, stored);
+        let swarm = Swarm::rebuild(self.now(), task, self.limits(), stored);
         Ok(Cell::new(Arc::new(spec), swarm, probe, true))
     }
 

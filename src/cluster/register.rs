@@ -132,7 +132,7 @@ impl Cluster {
                 validators: Validators::default(),
                 state: SourceState::Waiting,
             };
-            Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits, status), Probe::Pending, false))
+            Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits(), status), Probe::Pending, false))
         });
         created.clone()
     }
@@ -152,7 +152,7 @@ impl Cluster {
                 Fetching::Idle { .. } if inner.swarm.is_whole() => return Ok(true),
                 Fetching::Idle { .. } => {}
             }
-            let resting = inner.resting(now, self.config.fail_access_interval).map(|last| last.refused.clone());
+            let resting = inner.resting(now, self.config().fail_access_interval).map(|last| last.refused.clone());
             match (inner.swarm.failure().cloned(), resting) {
                 (Some(_), Some(refused)) => return Err(refused.into()),
                 // Pieces were lost of a task that peers still serve; they are asked for again after the wait.

@@ -10,7 +10,7 @@ use comfy_table::presets::NOTHING;
 use super::home_lock::{HomeInUse, HomeLock};
 use crate::cli::{DumpArgs, DumpFormat};
 use crate::cluster::inventory::{self, Row};
-use crate::config::Home;
+use crate::config::{Home, Sources};
 use crate::domain::TaskId;
 use crate::store::Store;
 
@@ -19,7 +19,10 @@ const ASKS_MAX: u32 = 30;
 
 /// Prints every stored row.
 pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
-    let home = Home::new(args.home_dir.clone());
+    let home = match &args.home_dir {
+        Some(path) => Home::new(path.clone()),
+        None => Home::new(Sources::of_process(args.config.clone(), Vec::new()).load()?.config.home),
+    };
     if !home.database().is_dir() {
         bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
     }

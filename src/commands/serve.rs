@@ -15,22 +15,36 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::home_lock::HomeLock;
+use super::reload::{log_loaded, reload_on};
 use super::sockets::{Sockets, reachable};
 use crate::cluster::Cluster;
-use crate::config::{Config, Home};
+use crate::config::{CdnPattern, Config, Home, LogConfig, Sources, units};
 use crate::http::{Api, Connections, Observed, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
+use crate::telemetry::{Log, LogFile};
 
 /// How long connections may take to end once the service is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long work on blocking threads may take to end after that.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The configuration wants what is not built.
+#[derive(Debug, thiserror::Error)]
+#[error("cdnPattern is source, which this supernode cannot do yet: use local, with which it keeps the pieces on its disk")]
+pub struct SourcePattern;
+
 /// Serves until it is told to stop (SIGTERM, SIGINT), or until it can promise nothing any more.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(sources: Sources) -> anyhow::Result<()> {
     // SAFETY: nothing has opened a descriptor yet.
     let inherited = unsafe { Sockets::inherited()? };
+    let loaded = sources.load()?;
+    if loaded.config.cdn_pattern == CdnPattern::Source {
+        return Err(SourcePattern.into());
+    }
     // Whatever is made from here on is this user's alone: credentials for sources are stored in the home.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let log = set_up_log(&loaded.config)?;
+    log_loaded(&loaded);
+    let config = loaded.config;
     raise_descriptor_limit();
     let home = Home::new(config.home.clone());
     // The home before the ports: who starts twice should read who has the home, not that a port is taken.
@@ -39,10 +53,21 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(home.addresses());
     let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config, &home, sockets));
+    let outcome = runtime.block_on(serve(config, &home, sockets, &log, Arc::new(sources)));
     // Reading back a large file is not waited for: it changes nothing.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
+}
+
+fn set_up_log(config: &Config) -> anyhow::Result<Log> {
+    let LogConfig { path, size_max_mb, backups_max, age_max_days } = &config.log;
+    let file = path.as_ref().map(|path| LogFile {
+        path: path.clone(),
+        size_max_bytes: u64::from(*size_max_mb) * units::M,
+        backups_max: *backups_max,
+        age_max: Duration::from_hours(24 * u64::from(*age_max_days)),
+    });
+    Log::set_up(config.debug, file)
 }
 
 /// Every connection and open piece file takes a descriptor, and the usual soft limit is that of an interactive program.
@@ -54,9 +79,10 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve(config: Config, home: &Home, sockets: Sockets) -> anyhow::Result<()> {
+async fn serve(config: Config, home: &Home, sockets: Sockets, log: &Log, sources: Arc<Sources>) -> anyhow::Result<()> {
     // From the first moment on: a signal that comes while the service starts is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     let addresses = Addresses { api: reachable(&sockets.api)?, download: reachable(&sockets.download)? };
     let opening = tokio::task::spawn_blocking(move || Cluster::open(config));
     let cluster = opening.await?.with_context(|| format!("cannot start on the home {}", home.path().display()))?;
@@ -69,6 +95,7 @@ async fn serve(config: Config, home: &Home, sockets: Sockets) -> anyhow::Result<
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        Err(failed) = reload_on(&mut hangup, sources, &cluster, log) => Some(failed),
         failed = cluster.failed() => Some(anyhow::Error::from(failed)),
         Some(ended) = listening.join_next() => Some(anyhow::anyhow!("a listening socket is no longer served: {ended:?}")),
     };

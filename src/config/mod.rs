@@ -1,16 +1,62 @@
-//! What an operator decides, validated.
+//! What an operator decides: file, environment and flags, made one validated [`Config`].
+//!
+//! Owns the table of settings ([`SETTINGS`]), from which everything else follows: what is read and from where, what is
+//! allowed, what `supernode config` prints, what a reload may change, and the documentation.
+//! Must not: act on a setting. It reads the configuration file and the environment, and nothing else.
+
+#[cfg(test)]
+mod documents;
+mod home;
+mod load;
+mod nearest;
+mod print;
+mod reload;
+mod settings;
+pub mod units;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::domain::policy::SourcePolicy;
+pub use home::Home;
+pub use load::{ConfigError, DEFAULT_FILE, Loaded, Origin, Sources, WrongValue};
+pub use print::effective;
+pub use reload::{Difference, Reloaded, reload};
+pub use settings::{Effect, Group, SETTINGS, Setting};
+pub use value::Field;
 
 /// Fetching from sources is never slower than this.
 const SOURCE_RATE_MIN_BYTES_PER_S: u64 = 64 * 1024;
 
-/// The effective configuration of a service.
-#[derive(Clone, Debug)]
+/// Where clients get what the supernode has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CdnPattern {
+    /// From the supernode, which keeps pieces on its disk.
+    Local,
+    /// From the source itself; the supernode keeps no bytes.
+    Source,
+}
+
+/// Where the log goes, and how much of it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `None` for standard error.
+    pub path: Option<PathBuf>,
+    pub size_max_mb: u32,
+    /// Files that were rotated away; 0 for all.
+    pub backups_max: u32,
+    /// Of files that were rotated away; 0 for any age.
+    pub age_max_days: u32,
+}
+
+/// The effective configuration of a service. Every field is a row of [`SETTINGS`], which tells more about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where all state is kept.
     pub home: PathBuf,
@@ -22,29 +68,55 @@ pub struct Config {
     pub download_port: u16,
     /// The address clients are sent to for pieces, unless they say how they reach us.
     pub advertise_ip: Option<IpAddr>,
-    /// Pieces in flight to one client (`peerDownLimit`).
-    pub peer_down_limit: usize,
-    /// Uploads at once of one peer (`peerUpLimit`).
+    pub cdn_pattern: CdnPattern,
+    /// Pieces in flight to one client.
+    pub peer_down_limit: u32,
+    /// Uploads at once of one peer.
     pub peer_up_limit: u32,
-    /// Errors as a server before a peer is no longer used (`eliminationLimit`).
-    pub elimination_limit: u8,
-    /// Errors as a receiver before a client is served by the supernode only (`failureCountLimit`).
-    pub failure_count_limit: u8,
-    /// What clients are told to fetch at. KiB per second (`linkLimit`).
-    pub link_limit_kib: u32,
-    /// How long a URL that was not there stays refused (`failAccessInterval`).
-    pub fail_access_interval: Duration,
+    /// Errors as a server before a peer is no longer used.
+    pub elimination_limit: u32,
+    /// Errors as a receiver before a client is served by the supernode only.
+    pub failure_count_limit: u32,
+    /// What clients are told to fetch at; 0 for no cap.
+    pub link_limit_bytes_per_s: u64,
     /// How long a request of a client with nothing to do is held for something to turn up.
     pub hold: Duration,
+    /// How long a URL that was not there stays refused.
+    pub fail_access_interval: Duration,
     /// Sources fetched at once.
-    pub downloads_max: usize,
-    /// What all fetching from sources may take of the network, with what is kept for other things. Bytes per second; 0 for
-    /// no limit (`maxBandwidth`).
-    pub max_bandwidth: u64,
-    /// What of it is kept for other things (`systemReservedBandwidth`). Bytes per second.
-    pub system_reserved_bandwidth: u64,
-    /// Where sources may be (`source.allow`, `source.deny`).
+    pub downloads_max: u32,
+    pub max_bandwidth_bytes_per_s: u64,
+    pub system_reserved_bandwidth_bytes_per_s: u64,
+    /// Where sources may be.
     pub source: SourcePolicy,
+    pub gc_initial_delay: Duration,
+    pub gc_meta_interval: Duration,
+    pub gc_disk_interval: Duration,
+    pub task_expire_time: Duration,
+    pub peer_gc_delay: Duration,
+    pub young_gc_threshold_bytes: u64,
+    pub full_gc_threshold_bytes: u64,
+    pub interval_threshold: Duration,
+    /// Tenths of the candidates that go in one round.
+    pub clean_ratio: u32,
+    pub log: LogConfig,
+    pub debug: bool,
+    pub enable_profiler: bool,
+    pub scheduler_core_pool_size: u32,
+}
+
+impl Config {
+    /// What clients are told to fetch at. KiB per second, 0 for no cap, as the wire has it.
+    pub fn link_limit_kib(&self) -> u32 {
+        // A limit below 1 KiB is still a limit.
+        u32::try_from(self.link_limit_bytes_per_s.div_ceil(1024)).unwrap_or(u32::MAX)
+    }
+
+    /// How fast sources are fetched, all together.
+    pub fn source_rate_bytes_per_s(&self) -> u64 {
+        // However much is left to others, fetching goes on.
+        self.max_bandwidth_bytes_per_s.saturating_sub(self.system_reserved_bandwidth_bytes_per_s).max(SOURCE_RATE_MIN_BYTES_PER_S)
+    }
 }
 
 impl Default for Config {
@@ -55,65 +127,31 @@ impl Default for Config {
             port: 8002,
             download_port: 8001,
             advertise_ip: None,
+            cdn_pattern: CdnPattern::Local,
             peer_down_limit: 4,
             peer_up_limit: 5,
             elimination_limit: 5,
             failure_count_limit: 5,
-            link_limit_kib: 20 * 1024,
-            fail_access_interval: Duration::from_secs(3 * 60),
+            link_limit_bytes_per_s: 20 * units::M,
             hold: Duration::from_secs(1),
+            fail_access_interval: Duration::from_mins(3),
             downloads_max: 32,
-            max_bandwidth: 200 * 1024 * 1024,
-            system_reserved_bandwidth: 20 * 1024 * 1024,
+            max_bandwidth_bytes_per_s: 200 * units::M,
+            system_reserved_bandwidth_bytes_per_s: 20 * units::M,
             source: SourcePolicy::default(),
+            gc_initial_delay: Duration::from_secs(6),
+            gc_meta_interval: Duration::from_mins(2),
+            gc_disk_interval: Duration::from_secs(15),
+            task_expire_time: Duration::from_mins(3),
+            peer_gc_delay: Duration::from_mins(3),
+            young_gc_threshold_bytes: 100 * units::G,
+            full_gc_threshold_bytes: 5 * units::G,
+            interval_threshold: Duration::from_hours(2),
+            clean_ratio: 1,
+            log: LogConfig { path: None, size_max_mb: 40, backups_max: 1, age_max_days: 0 },
+            debug: false,
+            enable_profiler: false,
+            scheduler_core_pool_size: 10,
         }
-    }
-}
-
-impl Config {
-    /// How fast sources are fetched, all together. Bytes per second; 0 for no limit.
-    pub fn source_rate(&self) -> u64 {
-        match self.max_bandwidth {
-            0 => 0,
-            // However much is kept, fetching goes on.
-            max => max.saturating_sub(self.system_reserved_bandwidth).max(SOURCE_RATE_MIN_BYTES_PER_S),
-        }
-    }
-}
-
-/// The files of a home directory.
-#[derive(Clone, Debug)]
-pub struct Home(PathBuf);
-
-impl Home {
-    pub const fn new(path: PathBuf) -> Self {
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    pub fn database(&self) -> PathBuf {
-        self.0.join("db")
-    }
-
-    pub fn pieces(&self) -> PathBuf {
-        self.0.join("pieces")
-    }
-
-    /// Held by the service that runs here; names its process.
-    pub fn lock(&self) -> PathBuf {
-        self.0.join("lock")
-    }
-
-    /// Where scripts find the addresses of a running service.
-    pub fn addresses(&self) -> PathBuf {
-        self.0.join("serve.json")
-    }
-
-    /// Where commands reach a running service.
-    pub fn control_socket(&self) -> PathBuf {
-        self.0.join("control.sock")
     }
 }

@@ -177,20 +177,21 @@ struct Reader<'a> {
     dialect: Dialect,
     task: TaskId,
     seed_host: String,
+    link_limit_kib: u32,
     api: &'a Api,
 }
 
 impl<'a> Reader<'a> {
     fn new(api: &'a Api, params: &Params<'_>, task: &TaskId, client: &ClientId, local: Option<SocketAddr>) -> Self {
         let (version, seed_host) = api.cluster.introduction(task, client).unwrap_or_default();
+        let config = api.cluster.config();
         // The name by which the client reaches us works behind NAT; else what the operator says; else where it came in.
         let seed_host = if seed_host.is_empty() {
-            let advertised = api.cluster.config().advertise_ip;
-            advertised.or(local.map(|local| local.ip())).map(|ip| ip.to_canonical().to_string()).unwrap_or_default()
+            config.advertise_ip.or(local.map(|local| local.ip())).map(|ip| ip.to_canonical().to_string()).unwrap_or_default()
         } else {
             seed_host.to_string()
         };
-        Self { dialect: Dialect::of(params, version), task: *task, seed_host, api }
+        Self { dialect: Dialect::of(params, version), task: *task, seed_host, link_limit_kib: config.link_limit_kib(), api }
     }
 
     fn piece(&self, assignment: &Assignment) -> PieceData {
@@ -215,7 +216,7 @@ impl<'a> Reader<'a> {
             peer_ip,
             peer_port,
             path,
-            down_link: self.dialect.down_link(self.api.cluster.config().link_limit_kib),
+            down_link: self.dialect.down_link(self.link_limit_kib),
         }
     }
 }

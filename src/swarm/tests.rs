@@ -519,7 +519,7 @@ fn lower_limits_end_no_transfer_and_grant_no_more() {
     let mut history = History::new(1);
     history.take(Step::Register { client: 0, serves: false });
     (0..6).for_each(|piece| drop(history.take(Step::Fetch { piece })));
-    let mut in_flight = |history: &mut History| match history.take(Step::Decide { client: 0 }) {
+    let in_flight = |history: &mut History| match history.take(Step::Decide { client: 0 }) {
         Some(Decision::Continue(assignments)) => assignments,
         decision => panic!("there are pieces to fetch: {decision:?}"),
     };

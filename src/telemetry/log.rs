@@ -1,23 +1,68 @@
 //! The log.
 
+use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Mutex;
 
+use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use super::rolling::{LogFile, RollingFile};
 
 /// Names the environment variable that sets what is logged.
 const LOG_VARIABLE: &str = "SUPERNODE_LOG";
 
-/// Sends the log to standard error.
-pub fn set_up() -> anyhow::Result<()> {
-    let filter = match std::env::var(LOG_VARIABLE) {
-        Ok(directives) => EnvFilter::try_new(&directives)
-            .map_err(|error| anyhow::anyhow!("{LOG_VARIABLE}={directives} is not a log filter: {error}"))?,
-        Err(_) => EnvFilter::new("info"),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
+/// The log of the process, whose level can change.
+pub struct Log {
+    /// `None` where the environment decides.
+    set_filter: Option<SetFilter>,
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("can_change", &self.set_filter.is_some()).finish()
+    }
+}
+
+impl Log {
+    /// Sends the log to a file, or to standard error.
+    pub fn set_up(debug: bool, file: Option<LogFile>) -> anyhow::Result<Self> {
+        let directives = std::env::var(LOG_VARIABLE).ok().filter(|directives| !directives.is_empty());
+        let filter = match &directives {
+            Some(directives) => EnvFilter::try_new(directives)
+                .map_err(|error| anyhow::anyhow!("{LOG_VARIABLE}={directives} is not a log filter: {error}"))?,
+            None => filter(debug),
+        };
+        let colours = file.is_none() && std::io::stderr().is_terminal();
+        let writer = match file {
+            Some(file) => {
+                let path = file.path.clone();
+                let file = RollingFile::open(file).with_context(|| format!("cannot log to the file {}", path.display()))?;
+                BoxMakeWriter::new(Mutex::new(file))
+            }
+            None => BoxMakeWriter::new(std::io::stderr),
+        };
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        // It fails only once the subscriber is gone, which is never.
+        let set_filter: SetFilter = Box::new(move |filter| drop(handle.reload(filter)));
+        Ok(Self { set_filter: directives.is_none().then_some(set_filter) })
+    }
+
+    /// Logs at level debug from now on, or no longer, unless the environment decides.
+    pub fn set_debug(&self, debug: bool) {
+        if let Some(set_filter) = &self.set_filter {
+            set_filter(filter(debug));
+        }
+    }
+}
+
+/// What libraries have to say at level debug helps nobody who asked this program.
+fn filter(debug: bool) -> EnvFilter {
+    EnvFilter::new(if debug { "info,supernode=debug" } else { "info" })
 }

@@ -2,5 +2,7 @@
 
 mod log;
 pub mod metrics;
+mod rolling;
 
-pub use log::set_up;
+pub use log::Log;
+pub use rolling::LogFile;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod clients;
+mod configuration;
 mod end_to_end;
 mod harness;
 mod reference;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::config::SETTINGS;
+
 /// A running service; stopped and its home removed when dropped.
 #[derive(Debug)]
 pub struct Service {
@@ -18,8 +20,13 @@ pub struct Service {
 impl Service {
     pub async fn start() -> anyhow::Result<Self> {
         let home = std::env::temp_dir().join(format!("supernode-bench-{}", std::process::id()));
-        let process = Command::new(std::env::current_exe()?)
-            .args(["serve", "--bind", "127.0.0.1", "--port", "0", "--download-port", "0", "--home-dir"])
+        let mut command = Command::new(std::env::current_exe()?);
+        // What is configured for a service of this machine is not for this one.
+        for setting in SETTINGS {
+            command.env_remove(setting.variable());
+        }
+        let process = command
+            .args(["serve", "--config", "/dev/null", "--bind", "127.0.0.1", "--port", "0", "--download-port", "0", "--home-dir"])
             .arg(&home)
             .env("SUPERNODE_LOG", "warn")
             .stdin(Stdio::null())

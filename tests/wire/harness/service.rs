@@ -22,12 +22,10 @@ const LISTEN_FDS_START: RawFd = 3;
 /// Descriptors that are parked here cannot be in the way of those that are handed over.
 const PARKING_START: RawFd = 64;
 /// What would send the service's requests elsewhere than to a source on loopback, or change what it takes for given.
-const ENVIRONMENT_REMOVED: [&str; 11] = [
+const ENVIRONMENT_REMOVED: [&str; 9] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
-    "SUPERNODE_HOME_DIR",
-    "SUPERNODE_LOG",
     "http_proxy",
     "HTTP_PROXY",
     "https_proxy",
@@ -65,17 +63,23 @@ struct Addresses {
 impl Service {
     /// Starts on ports that the service picks itself; a restart picks others.
     pub async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with(None, "").await
+    }
+
+    /// Starts with this text as its configuration file.
+    pub async fn start_configured(configuration: &str) -> Self {
+        Self::start_with(None, configuration).await
     }
 
     /// Starts on sockets that stay open across kills.
     pub async fn start_on_held_sockets() -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        Self::start_with(Some(Sockets { api: bind(), download: bind() })).await
+        Self::start_with(Some(Sockets { api: bind(), download: bind() }), "").await
     }
 
-    async fn start_with(sockets: Option<Sockets>) -> Self {
+    async fn start_with(sockets: Option<Sockets>, configuration: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        configure(directory.path(), configuration);
         let (child, addresses) = spawn(directory.path(), sockets.as_ref()).await;
         Self { directory, sockets, child, addresses }
     }
@@ -103,6 +107,12 @@ impl Service {
 
     pub async fn dump(&self) -> Dump {
         Dump::of(&self.home()).await
+    }
+
+    /// Changes the configuration file, and tells the service.
+    pub fn reconfigure(&self, configuration: &str) {
+        configure(self.directory.path(), configuration);
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("the service is ours to signal");
     }
 
     /// Ends the process with no chance to do anything more. It is gone when this returns.
@@ -145,17 +155,30 @@ impl Drop for Service {
 
 /// What to run on a home, without sockets that are handed over.
 pub fn serve_command(home: &Path) -> Command {
+    let mut command = command();
+    // Whatever is configured for a service of this machine is not for this one.
+    command.args(["serve", "--config", "/dev/null", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
+    command
+}
+
+/// The binary, in an environment that says nothing to it.
+pub fn command() -> Command {
     let mut command = Command::new(binary());
-    command.args(["serve", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
-    for name in ENVIRONMENT_REMOVED {
+    let settings = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("SUPERNODE_"));
+    for name in settings.chain(ENVIRONMENT_REMOVED.map(Into::into)) {
         command.env_remove(name);
     }
     command
 }
 
+fn configure(directory: &Path, configuration: &str) {
+    std::fs::write(configuration_in(directory), configuration).expect("the configuration can be written");
+}
+
 async fn spawn(directory: &Path, sockets: Option<&Sockets>) -> (Child, Addresses) {
     let home = home_in(directory);
     let mut command = serve_command(&home);
+    command.arg("--config").arg(configuration_in(directory));
     match sockets {
         Some(sockets) => hand_over(&mut command, sockets),
         None => {
@@ -234,6 +257,10 @@ fn read_addresses(path: &Path, pid: u32) -> Option<Addresses> {
 
 fn home_in(directory: &Path) -> PathBuf {
     directory.join("home")
+}
+
+fn configuration_in(directory: &Path) -> PathBuf {
+    directory.join("supernode.yml")
 }
 
 fn log_in(directory: &Path) -> PathBuf {

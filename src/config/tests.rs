@@ -1,0 +1,365 @@
+//! What files, variables and flags say, and what is told of those that are wrong.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::documents::{example, tables};
+use super::*;
+
+/// A supernode.yml of 1.0.x as its documentation has it, with every key.
+const GO_FILE: &str = include_str!("../../tests/fixtures/supernode-1.0.yml");
+
+fn setting(key: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.key == key).unwrap_or_else(|| panic!("there is no setting {key}"))
+}
+
+/// A directory with a supernode.yml in it.
+struct Scene(tempfile::TempDir);
+
+impl Scene {
+    fn with(text: impl AsRef<[u8]>) -> Self {
+        let scene = Self(tempfile::tempdir().expect("a directory"));
+        std::fs::write(scene.file(), text).expect("it can be written");
+        scene
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("supernode.yml")
+    }
+
+    fn sources(&self) -> Sources {
+        Sources { file: Some(self.file()), ..Sources::default() }
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        self.sources().load()
+    }
+
+    /// The error, with the directory taken out of it.
+    fn error(&self) -> String {
+        let error = self.load().expect_err("it is wrong");
+        format!("{:#}", anyhow::Error::from(error)).replace(&format!("{}/", self.0.path().display()), "")
+    }
+}
+
+/// A valid text: the configuration, and the warnings with the directory taken out.
+fn load(text: &str) -> (Config, Vec<String>) {
+    let scene = Scene::with(text);
+    let loaded = scene.load().unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    let place = format!("{}/", scene.0.path().display());
+    (loaded.config, loaded.warnings.iter().map(|warning| warning.replace(&place, "")).collect())
+}
+
+#[test]
+fn a_file_of_the_go_supernode_is_read_as_it_is() {
+    let (config, warnings) = load(GO_FILE);
+    assert_eq!(
+        config,
+        Config {
+            home: "/home/admin/supernode".into(),
+            port: 8012,
+            download_port: 8011,
+            advertise_ip: Some([127, 0, 0, 1].into()),
+            peer_up_limit: 6,
+            peer_down_limit: 7,
+            elimination_limit: 8,
+            failure_count_limit: 9,
+            link_limit_bytes_per_s: 30 * units::M,
+            system_reserved_bandwidth_bytes_per_s: 10 * units::M,
+            max_bandwidth_bytes_per_s: units::G,
+            fail_access_interval: Duration::from_mins(4),
+            gc_initial_delay: Duration::from_secs(7),
+            gc_meta_interval: Duration::from_mins(1),
+            gc_disk_interval: Duration::from_secs(16),
+            task_expire_time: Duration::from_mins(5),
+            peer_gc_delay: Duration::from_mins(6),
+            young_gc_threshold_bytes: 50 * units::G,
+            full_gc_threshold_bytes: 4 * units::G,
+            interval_threshold: Duration::from_mins(90),
+            clean_ratio: 2,
+            enable_profiler: true,
+            debug: true,
+            scheduler_core_pool_size: 20,
+            log: LogConfig { path: Some("/var/log/supernode.log".into()), size_max_mb: 50, backups_max: 3, age_max_days: 0 },
+            ..Config::default()
+        }
+    );
+    let line = GO_FILE.lines().position(|line| line.starts_with("plugins:")).expect("it is there") + 1;
+    assert_eq!(warnings[0], format!("supernode.yml:{line}: plugins is unknown and ignored"));
+    assert_eq!(warnings[1], "these settings have no effect here: schedulerCorePoolSize, enableProfiler");
+    assert!(warnings[2].starts_with("these settings are not in effect yet: maxBandwidth, "), "{}", warnings[2]);
+    assert_eq!(warnings.len(), 3);
+}
+
+#[test]
+fn a_wrong_value_is_told_with_file_line_key_what_was_found_and_what_is_allowed() {
+    let cases = [
+        ("listenPort", "80002", "a port, 0 to 65535"),
+        ("listenPort", "-1", "a port"),
+        ("advertiseIP", "supernode.local", "an IP address"),
+        ("bind", "10.0.0", "an IP address"),
+        ("cdnPattern", "cdn", "local or source"),
+        ("peerUpLimit", "many", "a whole number, 1 to"),
+        ("peerDownLimit", "0", "a whole number, 1 to"),
+        ("eliminationLimit", "256", "a whole number, 1 to 255"),
+        ("linkLimit", "20Mb", "like 20M"),
+        ("linkLimit", "2T", "like 20M"),
+        ("failAccessInterval", "3", "a duration with its unit"),
+        ("failAccessInterval", "3 minutes", "a duration with its unit"),
+        ("gcMetaInterval", "-1s", "a duration with its unit"),
+        ("hold", "3s", "0s to 2.999s"),
+        ("debug", "maybe", "true or false"),
+        ("cleanRatio", "1.5", "a whole number, 1 to 10"),
+    ];
+    for (key, value, allowed) in cases {
+        let error = Scene::with(format!("# a comment\nbase:\n  {key}: {value}\n")).error();
+        assert!(error.starts_with(&format!("supernode.yml:3: {key} is {value:?}; allowed is ")), "{error}");
+        assert!(error.contains(allowed), "{error} does not say {allowed:?}");
+    }
+    let shapes = Scene::with("base:\n  listenPort: [1]\n  hold: {a: 1}\n  logConfig: 3\n").error();
+    let expected = [
+        "supernode.yml:2: listenPort is a list; allowed is a port, 0 to 65535",
+        "supernode.yml:3: hold is a mapping; allowed is a duration with its unit, like 500ms or 1h30m, 0s to 2.999s",
+        "supernode.yml:4: logConfig is a single value; allowed is a mapping of settings",
+    ];
+    assert_eq!(shapes.lines().collect::<Vec<_>>(), expected, "all that is wrong is told at once");
+    assert_eq!(Scene::with("base: 3\n").error(), "supernode.yml:1: base is a single value; allowed is a mapping of settings");
+    assert_eq!(Scene::with("- a\n").error(), "supernode.yml:1: the file is a list; allowed is a mapping of settings");
+}
+
+#[test]
+fn an_unknown_key_is_ignored_with_a_warning_that_names_the_nearest() {
+    let text = "plugins: {storage: []}\nlistenPort: 1\nbase:\n  listenport2: 2\n  logConfig:\n    maxsize: 7\n    pth: x\n  foo: {a: b}\n";
+    let (config, warnings) = load(text);
+    assert_eq!(config.port, 8002, "a key in the wrong place says nothing");
+    assert_eq!(config.log.size_max_mb, 7, "capitals do not matter, as they did not to the Go supernode");
+    assert_eq!(
+        warnings,
+        [
+            "supernode.yml:1: plugins is unknown and ignored",
+            "supernode.yml:2: listenPort is unknown and ignored; base.listenPort is the nearest that is known",
+            "supernode.yml:4: base.listenport2 is unknown and ignored; base.listenPort is the nearest that is known",
+            "supernode.yml:7: base.logConfig.pth is unknown and ignored; base.logConfig.path is the nearest that is known",
+            "supernode.yml:8: base.foo is unknown and ignored",
+        ]
+    );
+}
+
+#[test]
+fn nothing_said_is_the_default() {
+    for text in [
+        "",
+        "\n",
+        "# only\n# comments\n",
+        "---\n",
+        "base:\n",
+        "base: ~\n",
+        "base: {}\n",
+        "base:\n  bind: ''\n  hold:\n  listenPort: null\n",
+    ] {
+        assert_eq!(load(text), (Config::default(), Vec::new()), "{text:?}");
+    }
+}
+
+#[test]
+fn numbers_quotes_and_switches_are_read_as_the_go_supernode_did() {
+    let text = "base:\n  listenPort: \"8012\"\n  failAccessInterval: 240000000000\n  linkLimit: 31457280\n  debug: 'yes'\n";
+    let (config, warnings) = load(text);
+    assert_eq!((config.port, config.debug), (8012, true));
+    assert_eq!(config.fail_access_interval, Duration::from_mins(4));
+    assert_eq!(config.link_limit_kib(), 30 * 1024);
+    assert_eq!(warnings, Vec::<String>::new());
+    let few = load("base:\n  hold: 500\n").1;
+    assert_eq!(few, ["supernode.yml:2: hold is 500 nanoseconds: a number without a unit counts those"]);
+    assert!(Scene::with("base:\n  hold: \"500\"\n").error().contains("hold is \"500\""));
+}
+
+#[test]
+fn a_repeated_key_counts_where_it_stands_last() {
+    let (config, warnings) = load("base:\n  listenPort: 1\n  hold: 0s\n  LISTENPORT: 2\n");
+    assert_eq!(config.port, 2);
+    assert_eq!(warnings, ["supernode.yml:4: LISTENPORT is repeated; what line 2 says of it does not count"]);
+}
+
+#[test]
+fn anchors_aliases_and_merge_keys_are_resolved() {
+    let text = "common: &common\n  listenPort: 1\n  peerUpLimit: &n 7\n  hold: 2s\nbase:\n  <<: *common\n  hold: 1s\n  peerDownLimit: *n\n";
+    let (config, _) = load(text);
+    assert_eq!((config.port, config.peer_up_limit, config.peer_down_limit), (1, 7, 7));
+    assert_eq!(config.hold, Duration::from_secs(1), "what is said beside a merge comes before it");
+    assert!(Scene::with("base: &a {x: *a}\n").error().starts_with("supernode.yml:1:"), "nothing contains itself");
+    assert!(Scene::with("base: *nobody\n").error().starts_with("supernode.yml:1:"));
+}
+
+#[test]
+fn what_is_not_yaml_is_told_with_line_and_column() {
+    let tab = Scene::with("base:\n\tlistenPort: 1\n").error();
+    assert!(tab.starts_with("supernode.yml:2:") && tab.contains("not YAML"), "{tab}");
+    for text in ["base: [1\n", "base: {a: 1\n", "base:\n  a: 'x\n", "a: b: c\n", "base:\n  x: 1\n y: 2\n", "}\n"] {
+        let error = Scene::with(text).error();
+        assert!(error.starts_with("supernode.yml:") && error.contains("not YAML: "), "{text:?}: {error}");
+    }
+    let deep = Scene::with(format!("{}{}", "[".repeat(100), "]".repeat(100))).error();
+    assert!(deep.contains("nested too deep"), "{deep}");
+    let warnings = load("base:\n  listenPort: 1\n---\nbase:\n  listenPort: 2\n").1;
+    assert_eq!(warnings, ["supernode.yml:3: a second document begins, which is not read"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let scene = Scene::with("");
+    let sources = |path: &Path| Sources { file: Some(path.to_owned()), ..Sources::default() };
+    for path in [scene.0.path(), &scene.0.path().join("absent.yml")] {
+        let error = sources(path).load().expect_err("it cannot be read");
+        assert!(error.to_string().ends_with(&path.display().to_string()), "{error}");
+        assert!(std::error::Error::source(&error).is_some(), "it says why");
+    }
+    assert!(Scene::with([b'#', 0xff, 0xfe]).error().contains("UTF-8"));
+    assert!(Scene::with("#".repeat(1024 * 1024 + 1)).error().contains("larger than 1 MiB"));
+}
+
+#[test]
+fn flags_come_before_variables_before_the_file_before_the_default() {
+    let scene = Scene::with("base:\n  listenPort: 1\n  downloadPort: 11\n  hold: 2s\n");
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let sources = Sources {
+        variables: vec![
+            variable("SUPERNODE_PORT", "2"),
+            variable("SUPERNODE_DOWNLOAD_PORT", "12"),
+            variable("SUPERNODE_HOLD", ""),
+            variable("SUPERNODE_LOG", "info"),
+        ],
+        flags: vec![(setting("listenPort"), "3".to_owned()), (setting("peerUpLimit"), String::new())],
+        ..scene.sources()
+    };
+    let loaded = sources.load().expect("all is valid");
+    assert_eq!((loaded.config.port, loaded.config.download_port), (3, 12));
+    assert_eq!(loaded.config.hold, Duration::from_secs(2), "an empty variable says nothing");
+    assert_eq!(loaded.config.peer_up_limit, 5, "neither does an empty flag");
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let origin = |key| &loaded.origins[SETTINGS.iter().position(|setting| setting.key == key).expect("a setting")];
+    assert_eq!(*origin("listenPort"), Origin::Flag("port"));
+    assert_eq!(*origin("downloadPort"), Origin::Variable("SUPERNODE_DOWNLOAD_PORT".to_owned()));
+    assert_eq!(*origin("hold"), Origin::File { path: scene.file().into(), line: 4 });
+    assert_eq!(*origin("peerUpLimit"), Origin::Default);
+}
+
+#[test]
+fn variables_are_checked_like_everything_else() {
+    let variables = |pairs: &[(&str, &str)]| Sources {
+        file: Some("/dev/null".into()),
+        variables: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..Sources::default()
+    };
+    let error = variables(&[("SUPERNODE_PORT", "x")]).load().expect_err("it is wrong");
+    assert_eq!(error.to_string(), "SUPERNODE_PORT: listenPort is \"x\"; allowed is a port, 0 to 65535");
+    let warnings = variables(&[("SUPERNODE_PROT", "1"), ("SUPERNODE_X", "1"), ("OTHER", "1")]).load().expect("valid").warnings;
+    assert_eq!(
+        warnings,
+        [
+            "the environment variable SUPERNODE_PROT is unknown and ignored; SUPERNODE_PORT is the nearest that is known",
+            "the environment variable SUPERNODE_X is unknown and ignored",
+        ]
+    );
+    let link =
+        [("SUPERNODE_PORT", "tcp://10.0.0.1:8002"), ("SUPERNODE_SERVICE_HOST", "10.0.0.1"), ("SUPERNODE_PORT_8002_TCP", "x")];
+    let loaded = variables(&link).load().expect("a Kubernetes service that is called supernode is no setting");
+    assert_eq!((loaded.config, loaded.warnings), (Config::default(), Vec::new()));
+}
+
+#[test]
+fn contradictions_are_told() {
+    let warnings = load("base:\n  maxBandwidth: 20M\n  fullGCThreshold: 200G\n").1;
+    assert!(warnings.iter().any(|warning| warning.contains("leaves nothing of maxBandwidth")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("fullGCThreshold is above")), "{warnings:?}");
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_it_was() {
+    let odd = "base:\n  homeDir: \"/a b/#c: 'd' \\\"e\\\" \\\\ é\"\n  bind: ::1\n  hold: 1.5s\n  linkLimit: 1001\n  logConfig: {path: '~'}\n";
+    for text in ["", GO_FILE, odd] {
+        let first = Scene::with(text).load().expect("it is valid");
+        let printed = effective(&first);
+        let second = Scene::with(&printed).load().unwrap_or_else(|error| panic!("{error}\n{printed}"));
+        assert_eq!(first.config, second.config, "{printed}");
+        assert!(
+            second.origins.iter().zip(SETTINGS).all(|(origin, setting)| {
+                setting.field.show(&second.config).is_none() || matches!(origin, Origin::File { .. })
+            })
+        );
+    }
+}
+
+#[test]
+fn the_effective_configuration_tells_who_decided() {
+    let scene = Scene::with("base:\n  hold: 2s\n");
+    let printed = effective(&scene.load().expect("valid"));
+    let line = |key: &str| printed.lines().find(|line| line.trim_start().starts_with(key)).expect("it is printed");
+    assert!(line("hold: 2s ").ends_with(&format!("# {}:2; SIGHUP applies it", scene.file().display())), "{printed}");
+    assert!(line("listenPort: 8002 ").ends_with("# default; needs a restart"), "{printed}");
+    assert!(line("maxBandwidth: 200MB ").ends_with("# default; SIGHUP applies it; not in effect yet"), "{printed}");
+    assert!(line("enableProfiler: false ").ends_with("# default; needs a restart; has no effect"), "{printed}");
+}
+
+#[test]
+fn a_reload_takes_what_can_change_and_tells_what_cannot() {
+    let running = Config::default();
+    let read = Config { hold: Duration::ZERO, port: 1, advertise_ip: Some([10, 0, 0, 1].into()), ..Config::default() };
+    let Reloaded { config, applied, waiting } = reload(&running, &read);
+    assert_eq!(config, Config { port: 8002, ..read });
+    let keys = |differences: &[Difference]| differences.iter().map(|difference| difference.key).collect::<Vec<_>>();
+    assert_eq!(keys(&applied), ["advertiseIP", "hold"]);
+    let port = Difference { key: "listenPort", old: "8002".to_owned(), new: "1".to_owned() };
+    assert_eq!(waiting, [port]);
+    assert_eq!(reload(&config, &config.clone()).applied, []);
+}
+
+#[test]
+fn every_row_names_a_field_of_its_own_and_its_default_is_allowed() {
+    let mut names: Vec<String> = SETTINGS.iter().flat_map(|setting| [setting.key.to_lowercase(), setting.variable()]).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count, "two rows have one name");
+    for setting in SETTINGS {
+        let Some(text) = setting.field.show(&Config::default()) else { continue };
+        let mut config = Config::default();
+        let written = super::value::Written::text(&text);
+        assert!(setting.field.set(&mut config, &written).is_some(), "{} does not allow its default {text}", setting.key);
+        assert_eq!(config, Config::default(), "{}", setting.key);
+    }
+}
+
+/// What is generated into a file of the repository. `UPDATE_DOCS=1` writes it.
+fn check_generated(path: &str, expected: impl FnOnce(&str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let expected = expected(&text);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &expected).expect("it can be written");
+    } else {
+        assert!(text == expected, "{} is not what the table of settings says: run the tests with UPDATE_DOCS=1", path.display());
+    }
+}
+
+#[test]
+fn the_documentation_is_what_the_table_says() {
+    let (begin, end) = ("<!-- Generated from src/config/settings.rs. -->\n", "\n<!-- End of what is generated. -->");
+    check_generated("docs/CONFIGURATION.md", |text| {
+        let (before, rest) = text.split_once(begin).expect("the page marks where the tables begin");
+        let (_, after) = rest.split_once(end).expect("the page marks where the tables end");
+        format!("{before}{begin}{}{end}{after}", tables())
+    });
+}
+
+#[test]
+fn the_example_is_what_the_table_says_and_changes_nothing_even_without_its_comment_signs() {
+    check_generated("packaging/supernode.yml", |_| example());
+    assert_eq!(load(&example()), (Config::default(), Vec::new()));
+    let is_setting = |line: &&str| {
+        line.starts_with("  # ") && line.trim_end().contains(':') && !line.ends_with('.') && !line.ends_with("effect")
+    };
+    let uncommented: String = example().lines().filter(is_setting).map(|line| format!("  {}\n", &line[4..])).collect();
+    assert_eq!(load(&format!("base:\n{uncommented}")).0, Config::default(), "{uncommented}");
+    assert_eq!(uncommented.lines().count(), SETTINGS.len() + 1, "every setting, and logConfig itself: {uncommented}");
+}

@@ -1,0 +1,162 @@
+//! The kinds of values that settings have: what is allowed, how it is read, and how it is written.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::units::{format_duration, format_size, parse_duration, parse_size_bytes};
+use super::{CdnPattern, Config};
+
+/// Where in a [`Config`] a setting is kept, which also tells its kind. Bounds are inclusive.
+#[derive(Clone, Copy, Debug)]
+pub enum Field {
+    Port(fn(&mut Config) -> &mut u16),
+    Ip(fn(&mut Config) -> &mut Option<IpAddr>),
+    Directory(fn(&mut Config) -> &mut PathBuf),
+    File(fn(&mut Config) -> &mut Option<PathBuf>),
+    Switch(fn(&mut Config) -> &mut bool),
+    Pattern(fn(&mut Config) -> &mut CdnPattern),
+    Count { field: fn(&mut Config) -> &mut u32, min: u32, max: u32 },
+    Duration { field: fn(&mut Config) -> &mut Duration, min: Duration, max: Duration },
+    Size { field: fn(&mut Config) -> &mut u64, min_bytes: u64, max_bytes: u64 },
+}
+
+/// A value as somebody wrote it; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub text: String,
+    /// Written as a number, not as a text of digits: only a file can tell the two apart.
+    pub is_number: bool,
+}
+
+impl Written {
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_number: false }
+    }
+}
+
+impl Field {
+    /// Reads a value into its place; `None`, and nothing changed, if it is not allowed.
+    pub fn set(&self, config: &mut Config, written: &Written) -> Option<()> {
+        let text = written.text.as_str();
+        match self {
+            Self::Port(field) => *field(config) = text.parse().ok()?,
+            Self::Ip(field) => *field(config) = Some(text.parse().ok()?),
+            Self::Directory(field) => *field(config) = PathBuf::from(text),
+            Self::File(field) => *field(config) = Some(PathBuf::from(text)),
+            Self::Switch(field) => *field(config) = parse_switch(text)?,
+            Self::Pattern(field) => *field(config) = parse_pattern(text)?,
+            Self::Count { field, min, max } => {
+                *field(config) = text.parse().ok().filter(|count| (min..=max).contains(&count))?;
+            }
+            Self::Duration { field, min, max } => {
+                let duration = if written.is_number { text.parse().ok().map(Duration::from_nanos) } else { parse_duration(text) };
+                *field(config) = duration.filter(|duration| (min..=max).contains(&duration))?;
+            }
+            Self::Size { field, min_bytes, max_bytes } => {
+                *field(config) = parse_size_bytes(text).filter(|size| (min_bytes..=max_bytes).contains(&size))?;
+            }
+        }
+        Some(())
+    }
+
+    /// The value as it can be read back; `None` where there is none.
+    pub fn show(&self, config: &Config) -> Option<String> {
+        // The places are named once, as places to write to.
+        let config = &mut config.clone();
+        Some(match self {
+            Self::Port(field) => field(config).to_string(),
+            Self::Ip(field) => (*field(config))?.to_string(),
+            Self::Directory(field) => field(config).to_string_lossy().into_owned(),
+            Self::File(field) => field(config).as_ref()?.to_string_lossy().into_owned(),
+            Self::Switch(field) => field(config).to_string(),
+            Self::Pattern(field) => show_pattern(*field(config)).to_owned(),
+            Self::Count { field, .. } => field(config).to_string(),
+            Self::Duration { field, .. } => format_duration(*field(config)),
+            Self::Size { field, .. } => format_size(*field(config)),
+        })
+    }
+
+    /// Puts what `from` has into its place in `config`.
+    pub fn copy(&self, from: &Config, config: &mut Config) {
+        let from = &mut from.clone();
+        match self {
+            Self::Port(field) => *field(config) = *field(from),
+            Self::Ip(field) => *field(config) = *field(from),
+            Self::Directory(field) => field(config).clone_from(field(from)),
+            Self::File(field) => field(config).clone_from(field(from)),
+            Self::Switch(field) => *field(config) = *field(from),
+            Self::Pattern(field) => *field(config) = *field(from),
+            Self::Count { field, .. } => *field(config) = *field(from),
+            Self::Duration { field, .. } => *field(config) = *field(from),
+            Self::Size { field, .. } => *field(config) = *field(from),
+        }
+    }
+
+    /// What is allowed, for whoever wrote something else.
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Port(_) => "a port, 0 to 65535".to_owned(),
+            Self::Ip(_) => "an IP address, like 192.0.2.1 or 2001:db8::1".to_owned(),
+            Self::Directory(_) => "a directory".to_owned(),
+            Self::File(_) => "a file".to_owned(),
+            Self::Switch(_) => "true or false".to_owned(),
+            Self::Pattern(_) => "local or source".to_owned(),
+            Self::Count { min, max, .. } => format!("a whole number, {min} to {max}"),
+            Self::Duration { min, max, .. } => {
+                format!("a duration with its unit, like 500ms or 1h30m, {} to {}", format_duration(*min), format_duration(*max))
+            }
+            Self::Size { min_bytes, max_bytes, .. } => {
+                format!("bytes, or a number with K, M or G, like 20M, {} to {}", format_size(*min_bytes), format_size(*max_bytes))
+            }
+        }
+    }
+
+    /// What stands for the value in usages.
+    pub const fn value_name(&self) -> &'static str {
+        match self {
+            Self::Port(_) => "PORT",
+            Self::Ip(_) => "IP",
+            Self::Directory(_) => "DIR",
+            Self::File(_) => "FILE",
+            Self::Switch(_) => "BOOL",
+            Self::Pattern(_) => "PATTERN",
+            Self::Count { .. } => "N",
+            Self::Duration { .. } => "DURATION",
+            Self::Size { .. } => "SIZE",
+        }
+    }
+
+    pub const fn is_switch(&self) -> bool {
+        matches!(self, Self::Switch(_))
+    }
+
+    pub const fn is_duration(&self) -> bool {
+        matches!(self, Self::Duration { .. })
+    }
+
+    /// Whether a value could be taken for another kind of YAML if it were not quoted.
+    pub const fn is_quoted(&self) -> bool {
+        matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_))
+    }
+}
+
+/// What Go's flags and YAML 1.1 take for a switch.
+fn parse_switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" | "yes" | "on" => Some(true),
+        "false" | "f" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_pattern(text: &str) -> Option<CdnPattern> {
+    [CdnPattern::Local, CdnPattern::Source].into_iter().find(|pattern| show_pattern(*pattern) == text)
+}
+
+const fn show_pattern(pattern: CdnPattern) -> &'static str {
+    match pattern {
+        CdnPattern::Local => "local",
+        CdnPattern::Source => "source",
+    }
+}

@@ -1,0 +1,4 @@
+//! What operators say to the real binary: by flags, variables and files, at the start and while it runs.
+
+mod reload;
+mod start;

@@ -1,0 +1,153 @@
+//! Starting with a configuration, a wrong one, and looking at it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::harness::dump::output;
+use crate::harness::service::{Service, command, serve_command};
+
+/// A supernode.yml of 1.0.x with every key.
+const GO_FILE: &str = include_str!("../../fixtures/supernode-1.0.yml");
+const WRONG: i32 = 2;
+
+struct Ended {
+    code: Option<i32>,
+    printed: String,
+    errors: String,
+}
+
+async fn run(command: Command) -> Ended {
+    let output = output(command).await;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ended { code: output.status.code(), printed: text(&output.stdout), errors: text(&output.stderr) }
+}
+
+/// `supernode config` with a file.
+fn config_of(file: &Path) -> Command {
+    let mut command = command();
+    command.arg("config").arg("--config").arg(file);
+    command
+}
+
+fn directory_with(file: &str, text: &str) -> TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    std::fs::write(directory.path().join(file), text).expect("it can be written");
+    directory
+}
+
+/// The lines of an effective configuration without their comments.
+fn settings(printed: &str) -> Vec<&str> {
+    printed.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_starts_with_a_file_of_the_go_supernode_and_logs_where_that_says() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = directory.path().join("logs/supernode.log");
+    let service = Service::start_configured(&GO_FILE.replace("/var/log/supernode.log", &path.display().to_string())).await;
+    let log = std::fs::read_to_string(&path).expect("the log is where the file says");
+    for part in
+        ["serving", "plugins is unknown and ignored", "have no effect here: schedulerCorePoolSize, enableProfiler", " DEBUG "]
+    {
+        assert!(log.contains(part), "{part:?} is not in the log:\n{log}");
+    }
+    assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+    assert_eq!(service.log(), "", "standard error is silent where there is a log file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_value_stops_the_start_with_exit_code_2() {
+    let directory = directory_with("supernode.yml", "base:\n  listenPort: 8002\n  hold: 5s\n");
+    let (home, file) = (directory.path().join("home"), directory.path().join("supernode.yml"));
+    let mut wrong_file = serve_command(&home);
+    wrong_file.arg("--config").arg(&file);
+    let mut wrong_flag = serve_command(&home);
+    wrong_flag.args(["--port", "eighty"]);
+    let mut wrong_variable = serve_command(&home);
+    wrong_variable.env("SUPERNODE_FAIL_ACCESS_INTERVAL", "3");
+    let mut absent = serve_command(&home);
+    absent.arg("--config").arg(directory.path().join("absent.yml"));
+    let mut source_pattern = serve_command(&home);
+    source_pattern.args(["--cdn-pattern", "source"]);
+    let cases = [
+        (wrong_file, format!("{}:3: hold is \"5s\"; allowed is ", file.display())),
+        (wrong_flag, "--port: listenPort is \"eighty\"; allowed is a port, 0 to 65535".to_owned()),
+        (wrong_variable, "SUPERNODE_FAIL_ACCESS_INTERVAL: failAccessInterval is \"3\"; allowed is a duration".to_owned()),
+        (absent, "absent.yml: No such file or directory".to_owned()),
+        (source_pattern, "cdnPattern is source, which this supernode cannot do yet".to_owned()),
+    ];
+    for (command, says) in cases {
+        let Ended { code, errors, .. } = run(command).await;
+        assert_eq!(code, Some(WRONG), "{errors}");
+        assert!(errors.contains(&says), "{errors:?} does not say {says:?}");
+        assert!(!home.exists(), "nothing is made for a service that does not start");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_prints_what_is_in_effect_and_can_be_read_back() {
+    let directory = directory_with("supernode.yml", GO_FILE);
+    let mut first = config_of(&directory.path().join("supernode.yml"));
+    first.args(["--port=8100", "-D"]).env("SUPERNODE_PORT", "8200").env("SUPERNODE_DOWN_LIMIT", "3").env("SUPERNODE_PROT", "1");
+    let first = run(first).await;
+    assert_eq!(first.code, Some(0), "{}", first.errors);
+    for warning in ["plugins is unknown", "SUPERNODE_PROT is unknown and ignored; SUPERNODE_PORT is the nearest"] {
+        assert!(first.errors.contains(warning), "{warning:?} is not in {}", first.errors);
+    }
+    let line = |key: &str| first.printed.lines().find(|line| line.trim_start().starts_with(key)).unwrap_or_default();
+    for (key, by) in [
+        ("listenPort: 8100 ", "# --port; "),
+        ("peerDownLimit: 3 ", "# SUPERNODE_DOWN_LIMIT; "),
+        ("peerUpLimit: 6 ", "supernode.yml:22; "),
+        ("hold: 1s ", "# default; "),
+    ] {
+        assert!(line(key).contains(by), "{key:?} by {by:?} is not in\n{}", first.printed);
+    }
+
+    std::fs::write(directory.path().join("again.yml"), &first.printed).expect("it can be written");
+    let second = run(config_of(&directory.path().join("again.yml"))).await;
+    assert_eq!(second.code, Some(0), "{}", second.errors);
+    assert_eq!(settings(&second.printed), settings(&first.printed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_without_effect_are_accepted_and_say_so() {
+    let mut given = config_of(Path::new("/dev/null"));
+    given.args(["--pool-size", "3", "--profiler"]);
+    let Ended { code, errors, printed } = run(given).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(errors, "supernode: warning: these settings have no effect here: schedulerCorePoolSize, enableProfiler\n");
+    assert!(settings(&printed).contains(&"  enableProfiler: true"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_is_told() {
+    let directory = directory_with("tabs.yml", "base:\n\tlistenPort: 8002\n");
+    for (file, says) in [(".", "cannot read the configuration file"), ("tabs.yml", "tabs.yml:2:")] {
+        let Ended { code, errors, .. } = run(config_of(&directory.path().join(file))).await;
+        assert_eq!(code, Some(WRONG), "{file}: {errors}");
+        assert!(errors.contains(says), "{file}: {errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_and_the_help_are_printed() {
+    for argument in ["version", "--version"] {
+        let mut asked = command();
+        asked.arg(argument);
+        let Ended { code, printed, .. } = run(asked).await;
+        assert_eq!(code, Some(0));
+        assert!(printed.starts_with("supernode") && printed.contains(env!("CARGO_PKG_VERSION")), "{argument}: {printed}");
+    }
+    let mut asked = command();
+    asked.arg("--help");
+    let Ended { printed, .. } = run(asked).await;
+    for part in
+        ["Garbage collection:", "SUPERNODE_FAIL_ACCESS_INTERVAL", "failAccessInterval", "2 wrong usage or wrong configuration"]
+    {
+        assert!(printed.contains(part), "{part:?} is not in\n{printed}");
+    }
+}
