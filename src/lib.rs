@@ -12,7 +12,7 @@
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
 //! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
 //! | [`http`] | the wire: dialects, routes, downloads, connections |
-//! | [`commands`] | `serve`, `dump`, `bench`: one `run` each |
+//! | [`commands`] | `serve`, `config`, `dump`, `bench`: one `run` each |
 //! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
 //!
 //! # One event's way through the house

@@ -187,6 +187,8 @@ fn anchors_aliases_and_merge_keys_are_resolved() {
     let (config, _) = load(text);
     assert_eq!((config.port, config.peer_up_limit, config.peer_down_limit), (1, 7, 7));
     assert_eq!(config.hold, Duration::from_secs(1), "what is said beside a merge comes before it");
+    let (config, _) = load("a: &a {hold: 0s}\nb: &b {HOLD: 2s, listenPort: 3}\nbase: {<<: [*a, *b]}\n");
+    assert_eq!((config.port, config.hold), (3, Duration::ZERO), "of several, the first comes before the others");
     assert!(Scene::with("base: &a {x: *a}\n").error().starts_with("supernode.yml:1:"), "nothing contains itself");
     assert!(Scene::with("base: *nobody\n").error().starts_with("supernode.yml:1:"));
 }
@@ -362,4 +364,11 @@ fn the_example_is_what_the_table_says_and_changes_nothing_even_without_its_comme
     let uncommented: String = example().lines().filter(is_setting).map(|line| format!("  {}\n", &line[4..])).collect();
     assert_eq!(load(&format!("base:\n{uncommented}")).0, Config::default(), "{uncommented}");
     assert_eq!(uncommented.lines().count(), SETTINGS.len() + 1, "every setting, and logConfig itself: {uncommented}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_the_reader_panic(text in "(base:|  |\n|- |hold|listenPort|: |[0-9]{1,12}|&a |\\*a|<<|\"|'|\\{|\\}|\\[|\\]|,|#|\\||\t|é|~|!!|---\n){0,30}") {
+        let _ = Scene::with(&text).load();
+    }
 }

@@ -104,10 +104,12 @@ impl Field {
             Self::Pattern(_) => "local or source".to_owned(),
             Self::Count { min, max, .. } => format!("a whole number, {min} to {max}"),
             Self::Duration { min, max, .. } => {
-                format!("a duration with its unit, like 500ms or 1h30m, {} to {}", format_duration(*min), format_duration(*max))
+                let max = (*max < Duration::MAX).then(|| format_duration(*max));
+                format!("a duration with its unit, like 500ms or 1h30m, {}", bounds(&format_duration(*min), max))
             }
             Self::Size { min_bytes, max_bytes, .. } => {
-                format!("bytes, or a number with K, M or G, like 20M, {} to {}", format_size(*min_bytes), format_size(*max_bytes))
+                let max = (*max_bytes < u64::MAX).then(|| format_size(*max_bytes));
+                format!("bytes, or a number with K, M or G, like 20M, {}", bounds(&format_size(*min_bytes), max))
             }
         }
     }
@@ -139,6 +141,10 @@ impl Field {
     pub const fn is_quoted(&self) -> bool {
         matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_))
     }
+}
+
+fn bounds(min: &str, max: Option<String>) -> String {
+    max.map_or_else(|| format!("{min} or more"), |max| format!("{min} to {max}"))
 }
 
 /// What Go's flags and YAML 1.1 take for a switch.

@@ -193,15 +193,14 @@ fn key_text(node: &Node) -> String {
 
 /// Adds the entries of a merged mapping, or of each in a list, whose keys are not there yet.
 fn merge(entries: &mut Vec<Entry>, node: &Node) {
-    match &node.value {
-        Value::Mapping(others) => {
-            for other in others {
-                if !entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(&other.key)) {
-                    entries.push(other.clone());
-                }
+    // A list in a list is not followed: aliases could double it at every level.
+    let mappings: &[Rc<Node>] = if let Value::List(nodes) = &node.value { nodes } else { &[] };
+    for node in mappings.iter().map(Rc::as_ref).chain([node]) {
+        let Value::Mapping(others) = &node.value else { continue };
+        for other in others {
+            if !entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(&other.key)) {
+                entries.push(other.clone());
             }
         }
-        Value::List(nodes) => nodes.iter().for_each(|node| merge(entries, node)),
-        Value::Scalar { .. } => {}
     }
 }

@@ -51,13 +51,14 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     eventually("every piece is stored", all_stored).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (2, 10 * 1024));
 
-    service.reconfigure("base:\n  peerDownLimit: 5\n  linkLimit: 30M\n  downloadsMax: 7\n");
+    service.reconfigure("base:\n  peerDownLimit: 5\n  linkLimit: 30M\n  downloadsMax: 7\n  advertiseIP: 192.0.2.1\n");
     logged(&service, "configuration is reloaded", 1).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 30 * 1024));
     let log = service.log();
     for line in ["setting changed: peerDownLimit: 2 → 5", "setting changed: linkLimit: 10MB → 30MB"] {
         assert_eq!(log.matches(line).count(), 1, "{line:?} is not told once");
     }
+    assert!(!log.contains("setting changed: advertiseIP"), "what a flag says, the file does not change");
     assert_eq!(log.matches("setting needs a restart to change: downloadsMax: 32 → 7").count(), 1);
 
     service.reconfigure("base:\n  linkLimit: 40M\n  peerDownLimit: none\n");

@@ -114,6 +114,21 @@ async fn config_prints_what_is_in_effect_and_can_be_read_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dump_finds_the_home_that_the_file_names() {
+    let service = Service::start_configured("").await;
+    let directory = directory_with("supernode.yml", &format!("base:\n  homeDir: {:?}\n", service.home()));
+    let mut dump = command();
+    dump.arg("dump").arg("--config").arg(directory.path().join("supernode.yml"));
+    let found = run(dump).await;
+    assert_eq!(found.code, Some(0), "{}", found.errors);
+    let mut dump = command();
+    dump.args(["dump", "--config", "/dev/null"]).env("SUPERNODE_HOME_DIR", directory.path().join("absent"));
+    let absent = run(dump).await;
+    assert_eq!(absent.code, Some(1), "a variable comes before the default");
+    assert!(absent.errors.contains("there is no supernode home at"), "{}", absent.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn flags_without_effect_are_accepted_and_say_so() {
     let mut given = config_of(Path::new("/dev/null"));
     given.args(["--pool-size", "3", "--profiler"]);
