@@ -210,6 +210,7 @@ impl Cluster {
 
     /// Takes over another configuration, as far as it can change under way.
     pub fn reconfigure(&self, config: Config) {
+        self.worker.throttle().set_rate(config.source_rate_bytes_per_s());
         *self.config.write() = Arc::new(config);
         let limits = self.limits();
         // A task that is made from here on has the new limits: they are read while it is entered.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,6 +279,10 @@ impl FileReader<'_> {
                 self.reading.give(setting, Written { text: text.clone(), is_number }, origin);
             }
             Value::Scalar { .. } => {}
+            Value::List(items) if setting.field.is_list() => match texts(items) {
+                Some(texts) => self.reading.give(setting, Written::text(texts.join(",")), origin),
+                None => self.wrong(entry.line, setting.key, "a list of more than single values", &setting.field.allowed()),
+            },
             other => self.wrong(entry.line, setting.key, shape(other), &setting.field.allowed()),
         }
     }
@@ -310,6 +315,15 @@ impl FileReader<'_> {
         let text = format!("{}:{line}: {path} is unknown and ignored{}", self.path.display(), meant(whole.as_deref()));
         self.reading.warnings.push(text);
     }
+}
+
+/// The items of a list of single values.
+fn texts(items: &[Rc<Node>]) -> Option<Vec<&str>> {
+    let texts = items.iter().map(|item| match &item.value {
+        Value::Scalar { text, .. } => Some(text.as_str()),
+        Value::List(_) | Value::Mapping(_) => None,
+    });
+    texts.collect()
 }
 
 fn leaf_of(path: &str) -> &str {

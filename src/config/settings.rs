@@ -230,8 +230,7 @@ pub const SETTINGS: &[Setting] = &[
         size(|config| &mut config.max_bandwidth_bytes_per_s, M, LARGEST),
         "Bandwidth of this machine per second. Sources are fetched with that less systemReservedBandwidth.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Sources,
         "systemReservedBandwidth",
@@ -239,8 +238,22 @@ pub const SETTINGS: &[Setting] = &[
         size(|config| &mut config.system_reserved_bandwidth_bytes_per_s, 0, LARGEST),
         "Bandwidth per second that is left to other programs.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "source.allow",
+        "source-allow",
+        Field::Patterns(|config| &mut config.source.allow),
+        "Fetch from these hosts and networks only; from everywhere where none is given. A network given here is reached even if \
+         it is one of link-local or cloud metadata addresses.",
+    ),
+    Setting::new(
+        Group::Sources,
+        "source.deny",
+        "source-deny",
+        Field::Patterns(|config| &mut config.source.deny),
+        "Never fetch from these hosts and networks, whatever else is allowed.",
+    ),
     Setting::new(
         Group::Cleaning,
         "gcInitialDelay",

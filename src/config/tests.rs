@@ -87,7 +87,7 @@ fn a_file_of_the_go_supernode_is_read_as_it_is() {
     let line = GO_FILE.lines().position(|line| line.starts_with("plugins:")).expect("it is there") + 1;
     assert_eq!(warnings[0], format!("supernode.yml:{line}: plugins is unknown and ignored"));
     assert_eq!(warnings[1], "these settings have no effect here: schedulerCorePoolSize, enableProfiler");
-    assert!(warnings[2].starts_with("these settings are not in effect yet: maxBandwidth, "), "{}", warnings[2]);
+    assert!(warnings[2].starts_with("these settings are not in effect yet: gcInitialDelay, "), "{}", warnings[2]);
     assert_eq!(warnings.len(), 3);
 }
 
@@ -293,13 +293,31 @@ fn the_effective_configuration_reads_back_as_it_was() {
 }
 
 #[test]
+fn patterns_come_as_a_list_or_with_commas() {
+    let of = |text: &str| load(text).0.source;
+    let listed = of("base:\n  source:\n    deny: [10.0.0.0/8, '*.internal']\n    allow:\n      - example.com\n");
+    let texts = |patterns: &[crate::domain::policy::SourcePattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (texts(&listed.allow), texts(&listed.deny)),
+        (vec!["example.com".into()], vec!["10.0.0.0/8".into(), "*.internal".into()])
+    );
+    assert_eq!(of("base:\n  source: {deny: '10.0.0.0/8, *.internal', allow: example.com}\n"), listed);
+    for wrong in ["10.0.0.0/99", "[a, [b]]", "[a, 'b c']", "{a: b}"] {
+        let text = format!("base:\n  source:\n    deny: {wrong}\n");
+        let told = Scene::with(&text).load().expect_err("it is no list of patterns").to_string();
+        assert!(told.contains(":3: source.deny is") && told.contains("hosts and networks"), "{wrong}: {told}");
+    }
+}
+
+#[test]
 fn the_effective_configuration_tells_who_decided() {
     let scene = Scene::with("base:\n  hold: 2s\n");
     let printed = effective(&scene.load().expect("valid"));
     let line = |key: &str| printed.lines().find(|line| line.trim_start().starts_with(key)).expect("it is printed");
     assert!(line("hold: 2s ").ends_with(&format!("# {}:2; SIGHUP applies it", scene.file().display())), "{printed}");
     assert!(line("listenPort: 8002 ").ends_with("# default; needs a restart"), "{printed}");
-    assert!(line("maxBandwidth: 200MB ").ends_with("# default; SIGHUP applies it; not in effect yet"), "{printed}");
+    assert!(line("maxBandwidth: 200MB ").ends_with("# default; SIGHUP applies it"), "{printed}");
+    assert!(line("cleanRatio: 1 ").ends_with("# default; SIGHUP applies it; not in effect yet"), "{printed}");
     assert!(line("enableProfiler: false ").ends_with("# default; needs a restart; has no effect"), "{printed}");
 }
 
@@ -363,7 +381,7 @@ fn the_example_is_what_the_table_says_and_changes_nothing_even_without_its_comme
     };
     let uncommented: String = example().lines().filter(is_setting).map(|line| format!("  {}\n", &line[4..])).collect();
     assert_eq!(load(&format!("base:\n{uncommented}")).0, Config::default(), "{uncommented}");
-    assert_eq!(uncommented.lines().count(), SETTINGS.len() + 1, "every setting, and logConfig itself: {uncommented}");
+    assert_eq!(uncommented.lines().count(), SETTINGS.len() + 2, "every setting, logConfig and source themselves: {uncommented}");
 }
 
 proptest::proptest! {

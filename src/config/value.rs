@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::units::{format_duration, format_size, parse_duration, parse_size_bytes};
 use super::{CdnPattern, Config};
+use crate::domain::policy::SourcePattern;
 
 /// Where in a [`Config`] a setting is kept, which also tells its kind. Bounds are inclusive.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,7 @@ pub enum Field {
     File(fn(&mut Config) -> &mut Option<PathBuf>),
     Switch(fn(&mut Config) -> &mut bool),
     Pattern(fn(&mut Config) -> &mut CdnPattern),
+    Patterns(fn(&mut Config) -> &mut Vec<SourcePattern>),
     Count { field: fn(&mut Config) -> &mut u32, min: u32, max: u32 },
     Duration { field: fn(&mut Config) -> &mut Duration, min: Duration, max: Duration },
     Size { field: fn(&mut Config) -> &mut u64, min_bytes: u64, max_bytes: u64 },
@@ -46,6 +48,10 @@ impl Field {
             Self::File(field) => *field(config) = Some(PathBuf::from(text)),
             Self::Switch(field) => *field(config) = parse_switch(text)?,
             Self::Pattern(field) => *field(config) = parse_pattern(text)?,
+            Self::Patterns(field) => {
+                let patterns = text.split(',').map(str::parse).collect::<Result<_, _>>();
+                *field(config) = patterns.ok()?;
+            }
             Self::Count { field, min, max } => {
                 *field(config) = text.parse().ok().filter(|count| (min..=max).contains(&count))?;
             }
@@ -71,6 +77,10 @@ impl Field {
             Self::File(field) => field(config).as_ref()?.to_string_lossy().into_owned(),
             Self::Switch(field) => field(config).to_string(),
             Self::Pattern(field) => show_pattern(*field(config)).to_owned(),
+            Self::Patterns(field) => {
+                let patterns: Vec<String> = field(config).iter().map(ToString::to_string).collect();
+                return (!patterns.is_empty()).then(|| patterns.join(", "));
+            }
             Self::Count { field, .. } => field(config).to_string(),
             Self::Duration { field, .. } => format_duration(*field(config)),
             Self::Size { field, .. } => format_size(*field(config)),
@@ -87,6 +97,7 @@ impl Field {
             Self::File(field) => field(config).clone_from(field(from)),
             Self::Switch(field) => *field(config) = *field(from),
             Self::Pattern(field) => *field(config) = *field(from),
+            Self::Patterns(field) => field(config).clone_from(field(from)),
             Self::Count { field, .. } => *field(config) = *field(from),
             Self::Duration { field, .. } => *field(config) = *field(from),
             Self::Size { field, .. } => *field(config) = *field(from),
@@ -102,6 +113,9 @@ impl Field {
             Self::File(_) => "a file".to_owned(),
             Self::Switch(_) => "true or false".to_owned(),
             Self::Pattern(_) => "local or source".to_owned(),
+            Self::Patterns(_) => {
+                "hosts and networks, like example.com, *.example.com, 10.0.0.0/8 or fd00::/8, several with commas".to_owned()
+            }
             Self::Count { min, max, .. } => format!("a whole number, {min} to {max}"),
             Self::Duration { min, max, .. } => {
                 let max = (*max < Duration::MAX).then(|| format_duration(*max));
@@ -123,6 +137,7 @@ impl Field {
             Self::File(_) => "FILE",
             Self::Switch(_) => "BOOL",
             Self::Pattern(_) => "PATTERN",
+            Self::Patterns(_) => "PATTERN,…",
             Self::Count { .. } => "N",
             Self::Duration { .. } => "DURATION",
             Self::Size { .. } => "SIZE",
@@ -139,7 +154,12 @@ impl Field {
 
     /// Whether a value could be taken for another kind of YAML if it were not quoted.
     pub const fn is_quoted(&self) -> bool {
-        matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_))
+        matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_) | Self::Patterns(_))
+    }
+
+    /// Whether a file may have it as a list.
+    pub const fn is_list(&self) -> bool {
+        matches!(self, Self::Patterns(_))
     }
 }
 

@@ -126,15 +126,35 @@ impl ModelStore {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Register { client: usize, serves: bool },
-    Report { client: usize, report: Report },
-    Fetch { piece: u32 },
-    Lose { piece: u32 },
+    Register {
+        client: usize,
+        serves: bool,
+    },
+    Report {
+        client: usize,
+        report: Report,
+    },
+    /// What the client fetches cannot be had from there.
+    FailTransfer {
+        client: usize,
+    },
+    Fetch {
+        piece: u32,
+    },
+    Lose {
+        piece: u32,
+    },
     Finish,
-    Decide { client: usize },
-    Pass { ms: u64 },
+    Decide {
+        client: usize,
+    },
+    Pass {
+        ms: u64,
+    },
     NextGeneration,
-    Forget { client: usize },
+    Forget {
+        client: usize,
+    },
     SetLimits(Limits),
 }
 
@@ -155,6 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (client.clone(), any::<bool>()).prop_map(|(client, serves)| Step::Register { client, serves }),
         8 => (client.clone(), report).prop_map(|(client, report)| Step::Report { client, report }),
+        4 => client.clone().prop_map(|client| Step::FailTransfer { client }),
         4 => (0..PIECES).prop_map(|piece| Step::Fetch { piece }),
         1 => (0..PIECES).prop_map(|piece| Step::Lose { piece }),
         1 => Just(Step::Finish),
@@ -226,6 +247,13 @@ impl History {
                 }
                 if let Some(intro) = self.swarm.introduction(&client_id(client)) {
                     self.intros.insert(client_id(client), intro.clone());
+                }
+            }
+            Step::FailTransfer { client } => {
+                let member = self.swarm.members.ordinal(&client_id(client)).and_then(|ordinal| self.swarm.members.get(ordinal));
+                if let Some(piece) = member.and_then(|member| Some(member.leases.first()?.piece)) {
+                    let report = Report::PieceFailed { piece, server: None };
+                    self.handle(Event::FromClient { client: client_id(client), report }).expect("in range");
                 }
             }
             Step::Fetch { piece } => {

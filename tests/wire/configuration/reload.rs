@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::client::{Client, Dialect, Wanted};
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer};
 use crate::harness::origin::{Ending, File, Origin};
@@ -45,7 +45,7 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     let origin = Origin::start().await;
     let url = origin.put("file", File::new(random_content(FILE_BYTES)));
     let service = Service::start_configured("base:\n  peerDownLimit: 2\n  linkLimit: 10M\n").await;
-    let client = Client::start(Dialect::Go).await;
+    let client = Client::start(&Release::GO_1_0_6).await;
     let task = register(&service, &client, &url).await;
     let all_stored = async || (service.dump().await.of_kind("piece").count() == PIECES).then_some(());
     eventually("every piece is stored", all_stored).await;
@@ -70,7 +70,7 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     service.reconfigure("# nothing\n");
     logged(&service, "configuration is reloaded", 2).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 20 * 1024));
-    let another = Client::start(Dialect::Go).await;
+    let another = Client::start(&Release::GO_1_0_6).await;
     register(&service, &another, &url).await;
     let (few, _) = in_flight(&service, &task, another.cid()).await;
     assert!(few <= 4, "a client is given {few} pieces at once");
@@ -81,7 +81,7 @@ async fn a_reload_changes_how_long_requests_are_held() {
     let origin = Origin::start().await;
     let url = origin.put("file", File { ending: Ending::StallsAfter(1000), ..File::new(random_content(5_000_000)) });
     let service = Service::start_configured(&format!("base:\n  hold: {HOLD}\n")).await;
-    let client = Client::start(Dialect::Go).await;
+    let client = Client::start(&Release::GO_1_0_6).await;
     let task = register(&service, &client, &url).await;
     let held = async || {
         let began = Instant::now();
