@@ -10,6 +10,8 @@ mod control;
 mod described;
 mod dialect;
 mod download;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod observed;
 mod openapi;
 mod params;

@@ -5,6 +5,8 @@
 //! Must not: retry, wait between requests, or keep bytes. That is `cdn`'s.
 
 mod content_range;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod reach;
 
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use url::Url;
 use crate::domain::policy::{Forbidden, SourcePolicy};
 use crate::domain::{TaskSpec, Validators};
 pub use content_range::Part;
-use content_range::{ContentRange, RequestedRange};
+use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 
 /// How long a source may take to accept a connection.
@@ -203,7 +205,8 @@ fn read_answer(
             asked.place(&range, part).filter(|(_, start)| *start == part.first).ok_or(OriginError::RangeIgnored)?
         }
         StatusCode::RANGE_NOT_SATISFIABLE if part != Part::ALL => {
-            let at_end = !asked.is_part() && content_range::unsatisfied_total(&response) == Some(part.first);
+            let at_end =
+                !asked.is_part() && text(header::CONTENT_RANGE).and_then(|value| parse_unsatisfied(&value)) == Some(part.first);
             return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
         }
         status => return Err(OriginError::Status(status)),

@@ -18,6 +18,8 @@
 
 mod batches;
 mod commit;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod load;
 mod migrate;
 mod records;

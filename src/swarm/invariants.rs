@@ -83,6 +83,8 @@ impl Swarm {
         for (server, taken) in slots {
             let limit = before.uploads_max(server, self.limits.up);
             assert!(server.is_null() || taken <= limit, "an upload server does more uploads than its limit");
+            // Its client may have registered again without it: the transfers run on all the same.
+            granted.uploads.insert(server, taken);
         }
         for (_, member) in self.members.iter() {
             if let Some(server) = &member.intro.server {
