@@ -5,6 +5,7 @@ mod dumps;
 mod durability;
 mod lengths;
 mod lifecycle;
+mod redirects;
 mod sources;
 mod swarm;
 

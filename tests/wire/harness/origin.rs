@@ -35,6 +35,8 @@ pub struct File {
     pub revision: u32,
     /// Answered instead of the file.
     pub status: Option<StatusCode>,
+    /// Answered with 302 instead of the file.
+    pub location: Option<String>,
     /// Answers 401 to requests that do not bring this `Authorization`.
     pub authorization: Option<String>,
     /// No `Content-Length`.
@@ -63,6 +65,7 @@ impl File {
             content: content.into(),
             revision: 1,
             status: None,
+            location: None,
             authorization: None,
             chunked: false,
             announced_length: None,
@@ -112,6 +115,8 @@ pub struct Seen {
     pub method: Method,
     pub range: Option<String>,
     pub if_range: Option<String>,
+    pub authorization: Option<String>,
+    pub cookie: Option<String>,
     /// The byte of the content at which the body began.
     pub start: u64,
     /// Bytes of the body that were handed to the socket.
@@ -204,8 +209,15 @@ impl Files {
         let mut files = self.lock();
         let entry = files.get_mut(name)?;
         let text = |name| header(request.headers(), name).map(str::to_owned);
-        let seen =
-            Seen { method: request.method().clone(), range: text("range"), if_range: text("if-range"), start: 0, body_bytes: 0 };
+        let seen = Seen {
+            method: request.method().clone(),
+            range: text("range"),
+            if_range: text("if-range"),
+            authorization: text("authorization"),
+            cookie: text("cookie"),
+            start: 0,
+            body_bytes: 0,
+        };
         entry.record.0.push(seen);
         let request = entry.record.0.len() - 1;
         let sending = Sending { files: self.clone(), name: name.to_owned(), request, changed: entry.changed.subscribe() };
@@ -265,6 +277,11 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
     tokio::time::sleep(file.delay).await;
     if let Some(status) = file.status {
         return bare(status);
+    }
+    if let Some(location) = &file.location {
+        let mut response = bare(StatusCode::FOUND);
+        response.headers_mut().insert("location", location.parse().expect("a test's location is a header value"));
+        return response;
     }
     if file.authorization.is_some() && header(request.headers(), "authorization") != file.authorization.as_deref() {
         return bare(StatusCode::UNAUTHORIZED);
