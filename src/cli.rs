@@ -31,6 +31,16 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print what is stored: tasks, peers, clients, pieces and progress, of a running or a stopped service.
     Dump(DumpArgs),
+    /// Write everything that is stored into one file, of a running service (which goes on meanwhile) or a stopped one.
+    Snapshot(SnapshotArgs),
+    /// Make a home of a snapshot. Verifies all of it first; keeps what was there under another name.
+    Restore(RestoreArgs),
+    /// Look whether a stopped home (database, piece files, snapshots), or one snapshot, is sound; says what mends it.
+    ///
+    /// Exit codes: 0 everything is sound, 1 something was found, or the check failed, 3 a service runs on the home.
+    Check(CheckArgs),
+    /// Bring a stopped home to this program's schema, as its first start would; takes a snapshot before.
+    Migrate(MigrateArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
     Bench(BenchArgs),
 }
@@ -78,6 +88,49 @@ pub struct DumpArgs {
 pub enum DumpFormat {
     Table,
     Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// The home of the service.
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
+    pub home_dir: PathBuf,
+    /// The file to write, which must not be there yet [default: <home>/snapshots/<time in UTC>.snap].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The snapshot.
+    #[arg(value_name = "FILE")]
+    pub snapshot: PathBuf,
+    /// The home to make; piece files that are there are compared and used.
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
+    pub home_dir: PathBuf,
+    /// Replace a database that is there; it is kept under another name.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The home to check; no service may run on it.
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
+    pub home_dir: PathBuf,
+    /// Check this snapshot alone.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The home to migrate; no service may run on it.
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "SUPERNODE_HOME_DIR")]
+    pub home_dir: PathBuf,
+    /// Only say which steps would run.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -33,6 +33,10 @@ pub struct Config {
     pub hold: Duration,
     /// Sources fetched at once.
     pub downloads_max: usize,
+    /// How often a snapshot is taken (`snapshotInterval`); zero for never.
+    pub snapshot_interval: Duration,
+    /// How many of those are kept (`snapshotKeep`).
+    pub snapshot_keep: usize,
 }
 
 impl Default for Config {
@@ -51,6 +55,8 @@ impl Default for Config {
             fail_access_interval: Duration::from_secs(3 * 60),
             hold: Duration::from_secs(1),
             downloads_max: 32,
+            snapshot_interval: Duration::from_secs(60 * 60),
+            snapshot_keep: 24,
         }
     }
 }
@@ -74,6 +80,11 @@ impl Home {
 
     pub fn pieces(&self) -> PathBuf {
         self.0.join("pieces")
+    }
+
+    /// Snapshots, unless they are asked for elsewhere.
+    pub fn snapshots(&self) -> PathBuf {
+        self.0.join("snapshots")
     }
 
     /// Held by the service that runs here; names its process.

@@ -17,6 +17,10 @@ fn main() -> ExitCode {
     let outcome = telemetry::set_up().and_then(|()| match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => commands::serve::run(args.into_config()),
         Command::Dump(args) => commands::dump::run(&args),
+        Command::Snapshot(args) => commands::snapshot::run(&args),
+        Command::Restore(args) => commands::restore::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Migrate(args) => commands::migrate::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     });
     match outcome {

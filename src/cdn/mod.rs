@@ -99,6 +99,7 @@ impl FetchError {
             Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } => true,
             Self::Origin(
                 OriginError::Url
+                | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
                 | OriginError::RangeIgnored
                 | OriginError::Changed

@@ -10,10 +10,13 @@ mod download;
 mod fetch;
 pub mod inventory;
 mod network;
+pub mod pieces_on_disk;
 mod pull;
 mod recovery;
 mod refusals;
 mod register;
+mod rescue;
+pub mod snapshots;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -32,6 +35,7 @@ use crate::config::{Config, Home};
 use crate::domain::{ClientVersion, Moment, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
+use crate::store::snapshot::SnapshotError;
 use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
 use crate::telemetry::metrics::METRICS;
@@ -53,6 +57,10 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Pieces(#[from] PieceFileError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("cannot read or change the home")]
+    Home(#[source] std::io::Error),
     #[error("cannot set up the client that fetches sources")]
     Source(#[from] reqwest::Error),
     #[error("cannot start the thread that writes the database")]
@@ -109,10 +117,19 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Opens the home and rebuilds every swarm from what is stored there.
-    pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+    /// Opens the home and rebuilds every swarm from what is stored there, or says why that cannot be used. With
+    /// `accept_loss`, a database that lost commits can.
+    fn open_as_it_is(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
         let home = Home::new(config.home.clone());
-        let store = Arc::new(Store::open(&home.database())?);
+        let before_migration = |store: &Store| {
+            let taken = snapshots::take_of_stopped(store, &snapshots::default_path(&home), &mut |_| ())?;
+            tracing::info!(path = %taken.path.display(), rows = taken.rows, "took a snapshot before migrating the database");
+            Ok::<_, StartError>(())
+        };
+        let store = Arc::new(Store::open_with(&home.database(), &before_migration)?);
+        if !accept_loss {
+            store.refuse_loss()?;
+        }
         let repository = Arc::new(Repository::open(home.pieces())?);
         let cluster = Arc::new(Self {
             limits: Limits {
@@ -152,6 +169,7 @@ impl Cluster {
                 self.ensure_fetching(&cell);
             }
         }
+        self.keep_snapshots();
         let cluster = self.clone();
         self.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP_EVERY);

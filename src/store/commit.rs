@@ -20,8 +20,10 @@ use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
-use super::schema::{client_key, piece_key, progress_key, source_key};
+use super::recording::{Recorder, Recording};
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::schema::{Table, client_key, piece_key, progress_key, source_key};
+use super::snapshot::SnapshotError;
 use super::{Store, StoreError};
 use crate::domain::{Change, TaskId};
 
@@ -34,7 +36,7 @@ const CROWD_SUBMISSIONS: usize = 4;
 /// How long a commit waits for as many submissions as the one before it had, if that was a crowd.
 const GATHER_TIMEOUT: Duration = Duration::from_micros(500);
 /// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
-const CHUNK_BYTES: usize = 32 * 1024;
+pub(super) const CHUNK_BYTES: usize = 32 * 1024;
 
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,8 @@ struct Shared {
     /// The last submission of which everything up to it is durable.
     durable: AtomicU64,
     failed: watch::Sender<bool>,
+    /// Held while a window is written; a snapshot has it told which keys those were.
+    recorder: Recorder,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +111,7 @@ impl Committer {
             room: Arc::new(Semaphore::new(QUEUE_SUBMISSIONS_MAX)),
             durable: AtomicU64::new(0),
             failed: watch::Sender::new(false),
+            recorder: Recorder::default(),
         });
         let writer = Writer { shared: shared.clone(), store, durability };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || writer.run())?;
@@ -124,6 +129,11 @@ impl Committer {
         let mut failed = self.shared.failed.subscribe();
         // The sender lives as long as `self`.
         let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    /// Begins to note which keys are written from now on, for one snapshot at a time.
+    pub(super) fn record(&self) -> Result<Recording<'_>, SnapshotError> {
+        self.shared.recorder.begin()
     }
 
     /// Commits what is queued and stops the thread.
@@ -243,21 +253,44 @@ impl Writer {
     }
 
     fn commit(&self, window: &[Submission]) -> Result<(), StoreError> {
-        let mut batches = Batches::default();
-        for submission in window {
-            for change in &submission.changes {
-                if let Change::GenerationEnded { task } = change {
-                    // What is removed must be found, and what this window wrote before is found only when it is there.
-                    std::mem::take(&mut batches).apply(&self.store)?;
-                    batches.end_generation(&self.store, task)?;
-                } else {
-                    batches.add(change)?;
-                }
-            }
-        }
-        batches.apply(&self.store)?;
+        let changes = window.iter().flat_map(|submission| &submission.changes);
+        let mut gate = self.shared.recorder.gate();
+        let written = write(&self.store, changes, gate.wants_keys());
+        // Noted after it was written: whoever reads a noted key reads this value, or a later one that is noted again.
+        gate.note(written?);
         self.store.make_durable(self.durability)
     }
+}
+
+impl Store {
+    /// Makes changes durable in a database that has no committer: nobody else writes it.
+    pub fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        write(self, changes, false)?;
+        self.make_durable(Durability::Power)
+    }
+}
+
+/// Writes changes in their order, and tells which keys that touched if that is wanted.
+fn write<'a>(
+    store: &Store,
+    changes: impl IntoIterator<Item = &'a Change>,
+    wants_keys: bool,
+) -> Result<Vec<(Table, IVec)>, StoreError> {
+    let mut written = Vec::new();
+    let mut batches = Batches::new(wants_keys);
+    for change in changes {
+        if let Change::GenerationEnded { task } = change {
+            // What is removed must be found, and what this window wrote before is found only when it is there.
+            let before = std::mem::replace(&mut batches, Batches::new(wants_keys));
+            written.extend(before.apply(store)?);
+            batches.end_generation(store, task)?;
+        } else {
+            batches.add(change)?;
+        }
+    }
+    written.extend(batches.apply(store)?);
+    store.count_commit()?;
+    Ok(written)
 }
 
 /// Tells that the writer is gone unless it ended as it should.
@@ -275,45 +308,30 @@ impl Drop for FailOnDrop {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Table {
-    Sources,
-    Tasks,
-    Pieces,
-    Peers,
-    Clients,
-    Progress,
-}
-
-impl Table {
-    const fn tree(self, store: &Store) -> &Tree {
-        match self {
-            Self::Sources => &store.trees.sources,
-            Self::Tasks => &store.trees.tasks,
-            Self::Pieces => &store.trees.pieces,
-            Self::Peers => &store.trees.peers,
-            Self::Clients => &store.trees.clients,
-            Self::Progress => &store.trees.progress,
-        }
-    }
-}
-
 /// The writes of one window, by tree; of several to one key only the last is left.
 #[derive(Default)]
-struct Batches(BTreeMap<Table, Batch>);
+struct Batches {
+    by_tree: BTreeMap<Table, Batch>,
+    /// The keys, if somebody wants to know them.
+    keys: Option<Vec<(Table, IVec)>>,
+}
 
 impl Batches {
+    fn new(wants_keys: bool) -> Self {
+        Self { by_tree: BTreeMap::new(), keys: wants_keys.then(Vec::new) }
+    }
+
     fn add(&mut self, change: &Change) -> Result<(), StoreError> {
         match change {
             Change::TaskDefined(spec) => {
-                let bytes = encode("sources", &SourceV1::from(spec.as_ref()))?;
+                let bytes = encode("sources", &SourceV2::from(spec.as_ref()))?;
                 let mut chunks = 0;
                 for chunk in bytes.chunks(CHUNK_BYTES) {
                     self.put(Table::Sources, source_key(&spec.id, chunks).as_slice(), chunk);
                     chunks += 1;
                 }
                 // A shorter record than before ends where its own chunks end.
-                self.0.entry(Table::Sources).or_default().remove(source_key(&spec.id, chunks).as_slice());
+                self.remove(Table::Sources, source_key(&spec.id, chunks).as_slice());
             }
             Change::TaskProgressed { task, status } => {
                 self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV1::from(status))?);
@@ -340,27 +358,43 @@ impl Batches {
     }
 
     fn put(&mut self, table: Table, key: impl Into<IVec>, value: impl Into<IVec>) {
-        self.0.entry(table).or_default().insert(key, value);
+        let key = key.into();
+        self.note(table, &key);
+        self.by_tree.entry(table).or_default().insert(key, value);
+    }
+
+    fn remove(&mut self, table: Table, key: impl Into<IVec>) {
+        let key = key.into();
+        self.note(table, &key);
+        self.by_tree.entry(table).or_default().remove(key);
+    }
+
+    fn note(&mut self, table: Table, key: &IVec) {
+        if let Some(keys) = &mut self.keys {
+            keys.push((table, key.clone()));
+        }
     }
 
     fn end_generation(&mut self, store: &Store, task: &TaskId) -> Result<(), StoreError> {
         for table in [Table::Pieces, Table::Progress] {
-            for key in table.tree(store).scan_prefix(task.as_bytes()).keys() {
+            for key in table.tree(&store.trees).scan_prefix(task.as_bytes()).keys() {
                 let key = key.map_err(StoreError::sled("read what a generation left"))?;
-                self.0.entry(table).or_default().remove(key);
+                self.remove(table, key);
             }
         }
         Ok(())
     }
 
-    /// Writes everything as one: after a crash all of it is there, or nothing.
-    fn apply(self, store: &Store) -> Result<(), StoreError> {
-        let mut batches: Vec<(&Tree, Batch)> = self.0.into_iter().map(|(table, batch)| (table.tree(store), batch)).collect();
+    /// Writes everything as one: after a crash all of it is there, or nothing. Tells the keys, if they are wanted.
+    fn apply(self, store: &Store) -> Result<Vec<(Table, IVec)>, StoreError> {
+        let keys = self.keys.unwrap_or_default();
+        let batches = self.by_tree.into_iter();
+        let mut batches: Vec<(&Tree, Batch)> = batches.map(|(table, batch)| (table.tree(&store.trees), batch)).collect();
         if batches.len() <= 1 {
             // The usual window is progress alone, and a plain batch costs half of a transaction, which reads what it writes.
             return match batches.pop() {
-                Some((tree, batch)) => tree.apply_batch(batch).map_err(StoreError::sled("write a batch")),
-                None => Ok(()),
+                Some((tree, batch)) => tree.apply_batch(batch).map(|()| keys).map_err(StoreError::sled("write a batch")),
+                None => Ok(keys),
             };
         }
         let (trees, batches): (Vec<&Tree>, Vec<Batch>) = batches.into_iter().unzip();
@@ -370,7 +404,7 @@ impl Batches {
             }
             Ok(())
         });
-        written.map_err(|error: TransactionError<()>| match error {
+        written.map(|()| keys).map_err(|error: TransactionError<()>| match error {
             TransactionError::Storage(source) => StoreError::Sled { operation: "write a batch", source },
             TransactionError::Abort(()) => unreachable!("no transaction here aborts"),
         })
@@ -382,14 +416,14 @@ fn encode(tree: &'static str, record: &impl Record) -> Result<Vec<u8>, StoreErro
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::domain::{
         Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec,
         TaskStatus, Validators,
     };
 
-    fn spec(headers: Vec<(String, String)>) -> TaskSpec {
+    pub fn spec(headers: Vec<(String, String)>) -> TaskSpec {
         TaskSpec {
             id: TaskId::derive("http://h/f", "", ""),
             raw_url: "http://h/f?x=1".into(),
@@ -399,10 +433,11 @@ mod tests {
             headers,
             insecure: true,
             root_cas: vec![vec![1; 100_000]],
+            headers_left_out: false,
         }
     }
 
-    fn everything(spec: &TaskSpec) -> Vec<Change> {
+    pub fn everything(spec: &TaskSpec) -> Vec<Change> {
         let client = ClientId::parse("c-1").expect("a valid id");
         let status = TaskStatus {
             generation: Generation::FIRST,

@@ -14,13 +14,27 @@ pub fn bring_up_to_date(db: &sled::Db) -> Result<(), StoreError> {
         let migrated = || -> Result<(), sled::Error> {
             step(db)?;
             db.flush()?;
-            db.open_tree("meta")?.insert(SCHEMA_KEY, &u32::to_be_bytes(to))?;
-            db.flush()?;
-            Ok(())
+            set(db, to)
         };
         migrated().map_err(|source| StoreError::Migration { to, source })?;
         tracing::info!(schema = to, "migrated the database");
     }
+    Ok(())
+}
+
+/// The steps that a database of this schema has not seen: the version that each makes, and what it does.
+pub fn migration_steps(found: u32) -> Vec<(u32, &'static str)> {
+    (1..).zip(migrations::NAMES).skip_while(|(to, _)| *to <= found).collect()
+}
+
+/// Says which schema a database has that was just built.
+pub fn set_version(db: &sled::Db, version: u32) -> Result<(), StoreError> {
+    set(db, version).map_err(StoreError::sled("set the schema version"))
+}
+
+fn set(db: &sled::Db, version: u32) -> Result<(), sled::Error> {
+    db.open_tree("meta")?.insert(SCHEMA_KEY, &version.to_be_bytes())?;
+    db.flush()?;
     Ok(())
 }
 
@@ -42,6 +56,7 @@ mod tests {
     #[test]
     fn there_is_a_step_for_every_schema_version() {
         assert_eq!(migrations::STEPS.len(), SCHEMA_VERSION as usize);
+        assert_eq!(migrations::NAMES.len(), migrations::STEPS.len());
     }
 
     #[test]
