@@ -1,9 +1,11 @@
 //! Whole stories: clients, a source and a service that is killed, stopped, or given a source that misbehaves.
 
+mod damage;
 mod dumps;
 mod durability;
 mod lengths;
 mod lifecycle;
+mod snapshots;
 mod sources;
 mod swarm;
 
