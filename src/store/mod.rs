@@ -6,7 +6,7 @@
 //! Must not: decide anything about swarms, or know the wire.
 //!
 //! ```text
-//! meta      name                            schema version, boot count
+//! meta      name                            schema version, boot count, node, commits so far
 //! sources   task, chunk of the record       what the task fetches; the only tree with secrets (request headers)
 //! tasks     task                            how far its source has got
 //! pieces    task, piece number              digest, and whether the bytes are on disk
@@ -15,6 +15,8 @@
 //! progress  task, client, chunk of 512      bits held, bits servable
 //! ```
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
+//!
+//! Invariant: a database that knows of fewer commits than were acknowledged is not taken for sound ([`mark`]).
 
 mod check;
 mod commit;
@@ -32,6 +34,7 @@ use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use commit::CHUNK_BYTES;
 pub use commit::{CommitFailed, Committer, Durability, Room, Ticket};
@@ -42,6 +45,9 @@ pub use schema::SCHEMA_VERSION;
 
 /// Pages that sled keeps in memory. Bytes. The hot path never reads, so this need only hold what is being written.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// How long the lock of sled's file may be held by what this process had open before.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_EVERY: Duration = Duration::from_millis(5);
 
 /// Why the database cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +251,23 @@ impl Store {
     }
 }
 
+/// Opens the database, and waits for its lock: sled lets go of it a moment after the last of its handles is dropped, and
+/// a database is opened again when the one before was found damaged. Other processes are kept away by the home's lock.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match try_open_sled(path) {
+            Err(StoreError::Open { source: sled::Error::Io(error), .. })
+                if error.to_string().contains("could not acquire lock") && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOCK_EVERY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn try_open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     // The committer flushes when it has something to flush; sled's own thread would only add writes between.
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     // On some damage sled panics instead of telling.
@@ -292,4 +314,31 @@ fn sync_all_below(directory: &Path) -> std::io::Result<()> {
 fn open_database_file(path: &Path) -> Result<File, StoreError> {
     let path = path.join("db");
     File::open(&path).map_err(|source| StoreError::Sync { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_snapshot_of_sleds_own_is_healed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = Store::open(dir.path()).expect("a new database").node();
+        std::fs::write(dir.path().join("snap.0000000000000B26.generating"), "torn").expect("written");
+        assert!(open_sled(dir.path()).is_err(), "sled stumbles over it, or this test shows nothing");
+        assert_eq!(Store::open(dir.path()).expect("healed").node(), node);
+    }
+
+    #[test]
+    fn commits_that_are_gone_are_missed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        {
+            let store = Store::open(dir.path()).expect("a new database");
+            (0..3).for_each(|_| store.write(&[]).expect("written"));
+            assert!(store.refuse_loss().is_ok());
+        }
+        std::fs::write(dir.path().join("db"), "").expect("emptied");
+        let refused = Store::open(dir.path()).and_then(|store| store.refuse_loss());
+        assert!(refused.as_ref().is_err_and(StoreError::is_damage), "{refused:?}");
+    }
 }
