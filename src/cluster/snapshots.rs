@@ -207,6 +207,34 @@ mod tests {
         assert_eq!(at(4_107_542_400), "21000301T000000.000Z");
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_running_cluster_takes_snapshots_and_keeps_the_newest() {
+        const KEPT: usize = 2;
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::new(dir.path().to_owned());
+        std::fs::create_dir(home.database()).expect("made");
+        let config = crate::config::Config {
+            home: dir.path().to_owned(),
+            snapshot_interval: Duration::from_millis(20),
+            snapshot_keep: KEPT,
+            ..crate::config::Config::default()
+        };
+        let cluster = Cluster::open(config).expect("opened");
+        cluster.start();
+        let mut seen = std::collections::BTreeSet::new();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while seen.len() < 3 * KEPT {
+            assert!(std::time::Instant::now() < deadline, "only {seen:?} were taken");
+            let now = list(&home).expect("readable");
+            assert!(now.len() <= KEPT + 1, "{now:?}");
+            seen.extend(now);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.stop().await;
+        let newest = newest_valid(&home).expect("readable").expect("one is sound");
+        assert_eq!(Some(&newest.0), list(&home).expect("readable").first());
+    }
+
     #[test]
     fn only_scheduled_snapshots_make_room_for_newer_ones() {
         let dir = tempfile::tempdir().expect("a directory");

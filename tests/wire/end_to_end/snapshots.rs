@@ -1,7 +1,8 @@
 //! `supernode snapshot`, `restore`, `check` and `migrate`.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use super::{download, download_wanted};
 use crate::harness::client::{Client, Dialect, Wanted};
@@ -77,6 +78,41 @@ async fn a_snapshot_of_a_running_service_becomes_a_home_that_serves_the_same() {
     service.restart().await;
     assert!(download(&service, &url).await.content == content);
     assert_eq!(origin.record("file").body_bytes(), fetched_before, "what is here is not fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_anywhere_leaves_the_old_or_the_new_home() {
+    const KILLS: u32 = 30;
+    let origin = Origin::start().await;
+    let mut service = Service::start().await;
+    let (home, directory) = (service.home(), tempfile::tempdir().expect("a directory"));
+    let snapshot = directory.path().join("s.snap");
+    download(&service, &origin.put("first", File::new(random_content(1000)))).await;
+    let new = service.dump().await.sorted();
+    done(&["snapshot", "--home-dir", text(&home), "--output", text(&snapshot)]).await;
+    download(&service, &origin.put("second", File::new(random_content(1000)))).await;
+    let mut here = service.dump().await.sorted();
+    assert!(service.terminate().await.success(), "an orderly stop");
+    let began = Instant::now();
+    done(&["restore", text(&snapshot), "--home-dir", text(&directory.path().join("timed"))]).await;
+    let whole = began.elapsed();
+    for kill in 0..KILLS {
+        let mut command = Command::new(binary());
+        command.args(["restore", text(&snapshot), "--force", "--home-dir", text(&home)]).stdout(Stdio::null());
+        let mut restoring = command.spawn().expect("the binary can be run");
+        // The moments of the kills are spread over the time of a restore, and some are after it.
+        tokio::time::sleep(whole * kill * 2 / KILLS).await;
+        restoring.kill().expect("ours to kill");
+        restoring.wait().expect("ours to wait for");
+        let found = Dump::of(&home).await.sorted();
+        assert!(found == here || found == new, "kill {kill} leaves a home that is neither the old nor the new one");
+        here = found;
+    }
+    done(&["restore", text(&snapshot), "--force", "--home-dir", text(&home)]).await;
+    assert!(Dump::of(&home).await.sorted() == new, "a restore that nobody kills ends in the new home");
+    let names = std::fs::read_dir(&home).expect("readable").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let left: Vec<String> = names.filter(|name| matches!(name.as_str(), "db.restoring" | "db.restored")).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
