@@ -21,6 +21,7 @@ pub mod snapshots;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,8 @@ pub struct Cluster {
     stopping: CancellationToken,
     draining: watch::Sender<bool>,
     panicked: watch::Sender<bool>,
+    /// The database is another than was left here.
+    rescued: AtomicBool,
 }
 
 impl Cluster {
@@ -149,6 +152,7 @@ impl Cluster {
             stopping: CancellationToken::new(),
             draining: watch::Sender::new(false),
             panicked: watch::Sender::new(false),
+            rescued: AtomicBool::new(false),
             config,
             store,
             repository,
@@ -170,6 +174,9 @@ impl Cluster {
             }
         }
         self.keep_snapshots();
+        if self.rescued.load(Ordering::Acquire) {
+            self.look_at_everything();
+        }
         let cluster = self.clone();
         self.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP_EVERY);

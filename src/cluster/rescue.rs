@@ -6,6 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{Cluster, StartError, snapshots};
@@ -32,7 +33,9 @@ impl Cluster {
         match opened {
             Err(StartError::Store(error)) if error.is_damage() => {
                 let keep = matches!(replace(&home, &error)?, Remedy::Keep);
-                guarded(&home, || Self::open_as_it_is(config, keep))
+                let cluster = guarded(&home, || Self::open_as_it_is(config, keep))?;
+                cluster.rescued.store(true, Ordering::Release);
+                Ok(cluster)
             }
             opened => opened,
         }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use super::download;
 use crate::harness::client::{Client, Dialect, Wanted};
 use crate::harness::dump::{Dump, output};
+use crate::harness::eventually;
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::{Service, binary};
 
 /// Where bits are flipped in each file, evenly spread over what is used of it.
-const FLIPS: usize = 16;
+const FLIPS: usize = 48;
 
 #[derive(Clone, Copy, Debug)]
 enum Damage {
@@ -147,6 +148,20 @@ async fn without_a_snapshot_no_damage_of_the_database_is_silent() {
         }
     }
     assert!(told > 0 && unharmed > 0, "{told} losses told, {unharmed} damages without one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_restored_its_database_looks_at_its_pieces() {
+    let (mut patient, _origin) = Patient::new(true).await;
+    let home = patient.service.home();
+    let task = patient.before.of_kind("task").next().expect("a task")["task"].as_str().expect("an id").to_owned();
+    let file = home.join("pieces").join(&task[..3]).join(format!("{task}.0"));
+    let sound = std::fs::read(&file).expect("readable");
+    Damage::Flipped { byte: 4_200_000 }.apply(&file);
+    Damage::Removed.apply(&home.join("db/db"));
+    assert!(std::fs::read(&file).expect("readable") != sound, "it is damaged, or this test shows nothing");
+    patient.service.restart().await;
+    eventually("the piece is as it was", async || (std::fs::read(&file).ok().as_ref() == Some(&sound)).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
