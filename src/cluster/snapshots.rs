@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use crate::config::Home;
-use crate::store::Store;
 use crate::store::snapshot::{self, Contents, SnapshotError, Taken};
+use crate::store::{SCHEMA_VERSION, Store};
 
 /// What the name of every snapshot of a home ends with.
 const ENDING: &str = ".snap";
@@ -70,6 +70,11 @@ pub fn timestamp(now: SystemTime) -> String {
 /// Where a snapshot goes that was not given a place.
 pub fn default_path(home: &Home) -> PathBuf {
     home.snapshots().join(format!("{}{ENDING}", timestamp(SystemTime::now())))
+}
+
+/// Where the snapshot goes that is taken before a home is migrated to this program's schema.
+pub fn before_migration_path(home: &Home) -> PathBuf {
+    home.snapshots().join(format!("{}.before-schema-{SCHEMA_VERSION}{ENDING}", timestamp(SystemTime::now())))
 }
 
 /// The snapshots of a home, the newest first.

@@ -1,7 +1,5 @@
 //! `supernode migrate`: brings a stopped home to this program's schema, as its first start would.
 
-use std::time::SystemTime;
-
 use super::home_lock::HomeLock;
 use crate::cli::MigrateArgs;
 use crate::cluster::snapshots;
@@ -26,8 +24,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     if args.dry_run {
         return Ok(());
     }
-    let name = format!("{}.before-schema-{SCHEMA_VERSION}.snap", snapshots::timestamp(SystemTime::now()));
-    let path = home.snapshots().join(name);
+    let path = snapshots::before_migration_path(&home);
     Store::open_with(&home.database(), &|store| {
         let taken = snapshots::take_of_stopped(store, &path, &mut |_| ())?;
         println!("took a snapshot before: {}", taken.path.display());

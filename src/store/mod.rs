@@ -29,6 +29,9 @@ mod schema;
 pub mod snapshot;
 pub mod swap;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
@@ -314,31 +317,4 @@ fn sync_all_below(directory: &Path) -> std::io::Result<()> {
 fn open_database_file(path: &Path) -> Result<File, StoreError> {
     let path = path.join("db");
     File::open(&path).map_err(|source| StoreError::Sync { path, source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_torn_snapshot_of_sleds_own_is_healed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let node = Store::open(dir.path()).expect("a new database").node();
-        std::fs::write(dir.path().join("snap.0000000000000B26.generating"), "torn").expect("written");
-        assert!(open_sled(dir.path()).is_err(), "sled stumbles over it, or this test shows nothing");
-        assert_eq!(Store::open(dir.path()).expect("healed").node(), node);
-    }
-
-    #[test]
-    fn commits_that_are_gone_are_missed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        {
-            let store = Store::open(dir.path()).expect("a new database");
-            (0..3).for_each(|_| store.write(&[]).expect("written"));
-            assert!(store.refuse_loss().is_ok());
-        }
-        std::fs::write(dir.path().join("db"), "").expect("emptied");
-        let refused = Store::open(dir.path()).and_then(|store| store.refuse_loss());
-        assert!(refused.as_ref().is_err_and(StoreError::is_damage), "{refused:?}");
-    }
 }

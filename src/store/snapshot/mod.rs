@@ -12,7 +12,7 @@ mod read;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::io;
 use std::path::PathBuf;

@@ -46,9 +46,15 @@ pub fn build(path: &Path, database: &Path) -> Result<Contents, SnapshotError> {
     let db = open_sled(database)?;
     let trees = Trees::open(&db)?;
     let mut batch = (Table::Sources, Batch::default(), 0_usize);
+    let mut unflushed = 0;
     let end = reader.rows(&mut |table, (key, value)| {
         if table != batch.0 || batch.2 > BATCH_BYTES {
+            unflushed += batch.2;
             apply(&trees, std::mem::replace(&mut batch, (table, Batch::default(), 0)))?;
+            if unflushed > UNFLUSHED_BYTES {
+                db.flush().map_err(StoreError::sled("flush"))?;
+                unflushed = 0;
+            }
         }
         batch.2 += key.len() + value.map_or(0, <[u8]>::len);
         put(&mut batch.1, table, (key, value));
@@ -61,12 +67,14 @@ pub fn build(path: &Path, database: &Path) -> Result<Contents, SnapshotError> {
     migrate::bring_up_to_date(&db)?;
     drop((trees, db));
     Store::open_to_read(database)?.make_durable(Durability::Power)?;
-    super::super::sync_all_below(database).map_err(failed("sync", database))?;
+    crate::store::sync_all_below(database).map_err(failed("sync", database))?;
     Ok(Contents { header, rows: end.rows, commits: end.commits })
 }
 
 /// Bytes of keys and values that are written at once. Larger batches gather in sled's memory.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Bytes that are written before they are flushed, for the same reason.
+const UNFLUSHED_BYTES: usize = 16 * BATCH_BYTES;
 
 fn apply(trees: &Trees, (table, batch, _): (Table, Batch, usize)) -> Result<(), SnapshotError> {
     Ok(table.tree(trees).apply_batch(batch).map_err(StoreError::sled("write a restored row"))?)

@@ -114,7 +114,7 @@ fn client_id(number: u32) -> ClientId {
 }
 
 /// Two rows, of two trees, that must tell the same number wherever they are read together.
-fn pair(task: TaskId, number: u32, told: u32) -> Vec<Change> {
+pub fn pair(task: TaskId, number: u32, told: u32) -> Vec<Change> {
     let client = Client {
         task,
         id: client_id(number),
