@@ -40,6 +40,16 @@ pub enum Command {
     Version,
     /// Print what is stored: tasks, peers, clients, pieces and progress, of a running or a stopped service.
     Dump(DumpArgs),
+    /// Write everything that is stored into one file, of a running service (which goes on meanwhile) or a stopped one.
+    Snapshot(SnapshotArgs),
+    /// Make a home of a snapshot. Verifies all of it first; keeps what was there under another name.
+    Restore(RestoreArgs),
+    /// Look whether a stopped home (database, piece files, snapshots), or one snapshot, is sound; says what mends it.
+    ///
+    /// Exit codes: 0 everything is sound, 1 something was found, or the check failed, 3 a service runs on the home.
+    Check(CheckArgs),
+    /// Bring a stopped home to this program's schema, as its first start would; takes a snapshot before.
+    Migrate(MigrateArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
     Bench(BenchArgs),
 }
@@ -106,14 +116,21 @@ impl FromArgMatches for SettingArgs {
     }
 }
 
+/// Which home a command is about.
 #[derive(Debug, Args)]
-pub struct DumpArgs {
+pub struct HomeArgs {
     /// The home of the service [default: what the service's configuration says].
     #[arg(long, value_name = "DIR")]
     pub home_dir: Option<PathBuf>,
     /// The configuration file of the service [default: /etc/dragonfly/supernode.yml, if it is there].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
     /// A table for people, or one JSON object a line for programs.
     #[arg(long, value_enum, default_value_t = DumpFormat::Table)]
     pub format: DumpFormat,
@@ -126,6 +143,45 @@ pub struct DumpArgs {
 pub enum DumpFormat {
     Table,
     Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// The file to write, which must not be there yet [default: <home>/snapshots/<time in UTC>.snap].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The snapshot.
+    #[arg(value_name = "FILE")]
+    pub snapshot: PathBuf,
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// Replace a database that is there; it is kept under another name.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// Check this snapshot alone.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// Only say which steps would run.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

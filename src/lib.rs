@@ -6,13 +6,13 @@
 //! |---|---|
 //! | [`domain`] | values: ids, tasks, pieces, clients, digests, and [`domain::Change`], one durable fact |
 //! | [`swarm`] | the pure core, one `Swarm` a task: events in, decisions and changes out |
-//! | [`store`] | typed sled trees, records, schema and migrations, group commit |
+//! | [`store`] | typed sled trees, records, schema and migrations, group commit, snapshots |
 //! | [`pieces`] | the piece files: writing, verifying, reading |
 //! | [`origin`] | one request to a source, and what its answer means |
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
 //! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
 //! | [`http`] | the wire: dialects, routes, downloads, connections |
-//! | [`commands`] | `serve`, `config`, `dump`, `bench`: one `run` each |
+//! | [`commands`] | `serve`, `config`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `bench`: one `run` each |
 //! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
 //!
 //! # One event's way through the house

@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config::run(&args.into_sources()),
         Command::Version => commands::version::run(),
         Command::Dump(args) => commands::dump::run(&args),
+        Command::Snapshot(args) => commands::snapshot::run(&args),
+        Command::Restore(args) => commands::restore::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Migrate(args) => commands::migrate::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match outcome {

@@ -105,6 +105,7 @@ impl FetchError {
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)
+                | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
                 | OriginError::RangeIgnored
                 | OriginError::Changed

@@ -71,6 +71,8 @@ pub struct LastFailure {
 #[derive(Debug)]
 pub struct Inner {
     pub swarm: Swarm,
+    /// What is asked of the source: as in the cell, but with headers that were brought again after a restore.
+    pub spec: Arc<TaskSpec>,
     pub rng: fastrand::Rng,
     pub fetching: Fetching,
     /// What the task fetches is stored.
@@ -89,6 +91,7 @@ impl Cell {
     pub fn new(spec: Arc<TaskSpec>, swarm: Swarm, probe: Probe, defined: bool) -> Self {
         let inner = Inner {
             swarm,
+            spec: spec.clone(),
             rng: fastrand::Rng::new(),
             fetching: Fetching::Idle { failed: None },
             defined,
@@ -210,9 +213,21 @@ impl Inner {
         !self.swarm.is_whole() && self.swarm.failure().is_none()
     }
 
+    /// Takes the headers from a registration that a snapshot had left out; the source may be asked again with them.
+    pub fn bring_headers(&mut self, registered: &TaskSpec) {
+        if !self.spec.headers_left_out {
+            return;
+        }
+        self.spec = Arc::new(registered.clone());
+        self.defined = false;
+        if matches!(self.fetching, Fetching::Idle { .. }) {
+            self.fetching = Fetching::Idle { failed: None };
+        }
+    }
+
     /// The change that makes the task's definition durable, unless it is.
-    pub fn define(&mut self, spec: &Arc<TaskSpec>) -> Option<Change> {
-        (!std::mem::replace(&mut self.defined, true)).then(|| Change::TaskDefined(spec.clone()))
+    pub fn define(&mut self) -> Option<Change> {
+        (!std::mem::replace(&mut self.defined, true)).then(|| Change::TaskDefined(self.spec.clone()))
     }
 }
 
@@ -229,6 +244,7 @@ mod tests {
             raw_url: "http://h/f".into(),
             task_url: "http://h/f".into(),
             identifier: None,
+            headers_left_out: false,
             headers: Vec::new(),
             insecure: false,
             root_cas: Vec::new(),

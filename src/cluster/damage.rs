@@ -18,6 +18,17 @@ pub enum Accused {
     Peer(ClientId),
 }
 
+/// What of our own is looked at, and how closely.
+#[derive(Clone, Debug)]
+enum Look {
+    /// The piece at this range: its digest.
+    Piece(RangeInclusive<u64>),
+    /// Whether the file is there.
+    Presence,
+    /// The digest of every piece.
+    Everything,
+}
+
 /// A piece of our own that is looked at.
 #[derive(Clone, Copy, Debug)]
 enum Check {
@@ -50,21 +61,31 @@ impl Cluster {
             (Accused::Peer(server), Some(range)) => self.report(task, client, Told::Failed { range, server: Some(server) }).await,
             // The reports of the pieces themselves follow, each for its own.
             (Accused::Peer(_), None) => Ok(()),
-            (Accused::Seed, range) => self.look_at_own(&cell, range),
+            (Accused::Seed, range) => self.look_at_own(&cell, range.map_or(Look::Presence, Look::Piece)),
+        }
+    }
+
+    /// Looks at all pieces of our own: the disk that damaged the database may have damaged them, too.
+    pub(super) fn look_at_everything(self: &Arc<Self>) {
+        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        for cell in cells {
+            // Nothing is refused that names no range.
+            let _ = self.look_at_own(&cell, Look::Everything);
         }
     }
 
     /// Looks at our own pieces in the background: each once at a time, however many ask for it.
-    fn look_at_own(self: &Arc<Self>, cell: &Arc<Cell>, range: Option<RangeInclusive<u64>>) -> Result<(), CallError> {
+    fn look_at_own(self: &Arc<Self>, cell: &Arc<Cell>, look: Look) -> Result<(), CallError> {
         let (checks, generation, piece_size) = {
             let mut inner = cell.lock();
             let swarm = &inner.swarm;
-            let mut checks: Vec<Check> = match range {
-                Some(range) => {
+            let mut checks: Vec<Check> = match look {
+                Look::Piece(range) => {
                     let piece = swarm.piece_of_range(&range)?;
                     swarm.stored_piece(piece).map(|digest| Check::Content(piece, digest)).into_iter().collect()
                 }
-                None => swarm.stored_pieces().map(|(piece, digest)| Check::Presence(piece, digest)).collect(),
+                Look::Presence => swarm.stored_pieces().map(|(piece, digest)| Check::Presence(piece, digest)).collect(),
+                Look::Everything => swarm.stored_pieces().map(|(piece, digest)| Check::Content(piece, digest)).collect(),
             };
             let (generation, piece_size) = (swarm.status().generation, swarm.status().piece_size);
             checks.retain(|check| inner.looking.insert(check.piece()));
@@ -76,14 +97,16 @@ impl Cluster {
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             // One look after the other: reports cost their senders nothing, and looking costs us a core.
-            let Ok(_place) = cluster.looks.acquire().await else { return };
+            let Some(Ok(_place)) = cluster.stopping.run_until_cancelled(cluster.looks.acquire()).await else { return };
             let (repository, task) = (cluster.repository.clone(), cell.spec.id);
             let looked_at: HashSet<PieceNumber> = checks.iter().map(|check| check.piece()).collect();
             let looking = tokio::task::spawn_blocking(move || {
                 let file = repository.open_task(&task, generation, piece_size).ok();
                 checks.into_iter().filter_map(|check| damaged(check, file.as_ref())).collect::<Vec<PieceNumber>>()
             });
-            let damaged = looking.await.unwrap_or_default();
+            // A service that stops does not wait for it: what is damaged is found again.
+            let Some(looked) = cluster.stopping.run_until_cancelled(looking).await else { return };
+            let damaged = looked.unwrap_or_default();
             cell.lock().looking.retain(|piece| !looked_at.contains(piece));
             for piece in damaged {
                 if cell.lock().swarm.status().generation != generation {

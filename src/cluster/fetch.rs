@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::cell::{Cell, Fetching, Probe};
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
-use crate::domain::{Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskStatus, Validators};
+use crate::domain::{
+    Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus, Validators,
+};
 use crate::origin::OriginError;
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
@@ -35,20 +37,24 @@ impl Cluster {
     }
 
     async fn fetch(&self, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
+        let spec = cell.lock().spec.clone();
+        if spec.headers_left_out {
+            return Err(OriginError::HeadersLeftOut.into());
+        }
         if let Some(lost) = lost_pieces(cell) {
-            return self.mend(cell, lost).await;
+            return self.mend(cell, &spec, lost).await;
         }
         let start = start_of(cell);
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
-        self.worker.fetch(&cell.spec, start, &CellLedger { cluster: self, cell }).await
+        self.worker.fetch(&spec, start, &CellLedger { cluster: self, cell }).await
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
-    async fn mend(&self, cell: &Arc<Cell>, lost: LostPieces) -> Result<Fetched, FetchError> {
+    async fn mend(&self, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
         for (piece, digest) in lost.missing {
-            self.worker.mend(&cell.spec, lost.generation, &lost.known, piece, digest).await?;
+            self.worker.mend(spec, lost.generation, &lost.known, piece, digest).await?;
             ledger.stored(piece, digest).await?;
         }
         Ok(lost.whole)
@@ -208,7 +214,7 @@ impl Ledger for CellLedger<'_> {
             let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
             let status =
                 TaskStatus { generation: before.generation, piece_size, length, validators, state: SourceState::Running };
-            effects.changes.extend(inner.define(&self.cell.spec));
+            effects.changes.extend(inner.define());
             let event = Event::SourceAnswered(status);
             inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.put_off.clear();

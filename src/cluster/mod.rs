@@ -11,15 +11,19 @@ mod fetch;
 mod forget;
 pub mod inventory;
 mod network;
+pub mod pieces_on_disk;
 mod pull;
 mod recovery;
 mod refusals;
 mod register;
+mod rescue;
+pub mod snapshots;
 mod views;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -34,6 +38,7 @@ use crate::config::{Config, Home};
 use crate::domain::{ClientVersion, Moment, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
+use crate::store::snapshot::SnapshotError;
 use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
 use crate::telemetry::metrics::METRICS;
@@ -56,6 +61,10 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Pieces(#[from] PieceFileError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("cannot read or change the home")]
+    Home(#[source] std::io::Error),
     #[error("cannot set up the client that fetches sources")]
     Source(#[from] reqwest::Error),
     #[error("cannot start the thread that writes the database")]
@@ -112,13 +121,24 @@ pub struct Cluster {
     stopping: CancellationToken,
     draining: watch::Sender<bool>,
     panicked: watch::Sender<bool>,
+    /// The database is another than was left here.
+    rescued: AtomicBool,
 }
 
 impl Cluster {
-    /// Opens the home and rebuilds every swarm from what is stored there.
-    pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+    /// Opens the home and rebuilds every swarm from what is stored there, or says why that cannot be used. With
+    /// `accept_loss`, a database that lost commits can.
+    fn open_as_it_is(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
         let home = Home::new(config.home.clone());
-        let store = Arc::new(Store::open(&home.database())?);
+        let before_migration = |store: &Store| {
+            let taken = snapshots::take_of_stopped(store, &snapshots::before_migration_path(&home), &mut |_| ())?;
+            tracing::info!(path = %taken.path.display(), rows = taken.rows, "took a snapshot before migrating the database");
+            Ok::<_, StartError>(())
+        };
+        let store = Arc::new(Store::open_with(&home.database(), &before_migration)?);
+        if !accept_loss {
+            store.refuse_loss()?;
+        }
         let repository = Arc::new(Repository::open(home.pieces())?);
         let cluster = Arc::new(Self {
             clock: Instant::now(),
@@ -139,6 +159,7 @@ impl Cluster {
             draining: watch::Sender::new(false),
             panicked: watch::Sender::new(false),
             config: RwLock::new(Arc::new(config)),
+            rescued: AtomicBool::new(false),
             store,
             repository,
         });
@@ -157,6 +178,10 @@ impl Cluster {
             if unfinished {
                 self.ensure_fetching(&cell);
             }
+        }
+        self.keep_snapshots();
+        if self.rescued.load(Ordering::Acquire) {
+            self.look_at_everything();
         }
         let cluster = self.clone();
         self.spawn(async move {

@@ -33,9 +33,10 @@ impl Refused {
     pub fn of(error: &FetchError) -> (Self, bool) {
         let reason = super::fetch::reason(error);
         match error {
-            FetchError::Origin(OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)) => {
-                (Self::NeedsAuth(reason), false)
-            }
+            FetchError::Origin(
+                OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
+                | OriginError::HeadersLeftOut,
+            ) => (Self::NeedsAuth(reason), false),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), true)
             }

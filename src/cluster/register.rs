@@ -83,7 +83,7 @@ impl Cluster {
             let mut inner = cell.live()?;
             inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
             effects.changes.push(Change::PeerSeen(Arc::new(peer)));
-            if let Some(defined) = inner.define(&cell.spec) {
+            if let Some(defined) = inner.define() {
                 effects.changes.push(defined);
                 effects.changes.push(Change::TaskProgressed { task: cell.spec.id, status: inner.swarm.status().clone() });
             }
@@ -105,6 +105,7 @@ impl Cluster {
             }
             let cell = self.known_or_new(spec);
             check_same(spec, &cell.spec)?;
+            cell.lock().bring_headers(spec);
             if self.revive(&cell).await? {
                 return Ok(cell);
             }

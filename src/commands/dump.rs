@@ -1,31 +1,24 @@
 //! `supernode dump`: what is stored, of a running or a stopped service.
 
 use std::io::{self, BufWriter, Write};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use reqwest::Method;
 
+use super::control_client::ask_running;
 use super::home_lock::{HomeInUse, HomeLock};
 use crate::cli::{DumpArgs, DumpFormat};
 use crate::cluster::inventory::{self, Row};
-use crate::config::{Home, Sources};
+use crate::config::Home;
 use crate::domain::TaskId;
 use crate::store::Store;
 
-/// A service that has the home and does not answer is starting, or stopping; it is asked this often, a second apart.
-const ASKS_MAX: u32 = 30;
-
 /// Prints every stored row.
 pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
-    let home = match &args.home_dir {
-        Some(path) => Home::new(path.clone()),
-        None => Home::new(Sources::of_process(args.config.clone(), Vec::new()).load()?.config.home),
-    };
-    if !home.database().is_dir() {
-        bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
-    }
+    let home = super::home_of(&args.home)?;
+    super::require_home(&home)?;
     let mut printer = Printer::new(args.format);
     let mut print = |row| printer.print(row);
     let found = match HomeLock::take(&home) {
@@ -34,7 +27,7 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
             inventory::walk(&store, args.task.as_ref(), &mut |row| print(row))?;
             Ok(())
         }
-        Err(error) if error.is::<HomeInUse>() => ask_running(&home, args.task.as_ref(), &mut print),
+        Err(error) if error.is::<HomeInUse>() => read_running(&home, args.task.as_ref(), &mut print),
         Err(error) => Err(error),
     };
     found?;
@@ -46,37 +39,9 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
 }
 
 /// Reads the rows from the service that has the home.
-fn ask_running(home: &Home, task: Option<&TaskId>, print: &mut dyn FnMut(Row) -> bool) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let client = reqwest::Client::builder().unix_socket(home.control_socket()).no_proxy().build()?;
-        let url = task.map_or_else(|| "http://supernode/dump".to_owned(), |task| format!("http://supernode/dump?taskId={task}"));
-        let mut asked = 0;
-        let mut response = loop {
-            match client.get(&url).send().await {
-                Ok(response) => break response.error_for_status()?,
-                Err(error) if asked == ASKS_MAX => {
-                    return Err(error).context("the service that has this home does not answer on its control socket");
-                }
-                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-            }
-            asked += 1;
-        };
-        let mut rest = Vec::new();
-        while let Some(chunk) = response.chunk().await.context("the running service broke off")? {
-            rest.extend_from_slice(&chunk);
-            let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { continue };
-            for line in rest[..end].split(|byte| *byte == b'\n') {
-                let row = serde_json::from_slice(line)
-                    .with_context(|| format!("the running service said: {}", String::from_utf8_lossy(line)))?;
-                if !print(row) {
-                    return Ok(());
-                }
-            }
-            rest.drain(..=end);
-        }
-        Ok(())
-    })
+fn read_running(home: &Home, task: Option<&TaskId>, print: &mut dyn FnMut(Row) -> bool) -> anyhow::Result<()> {
+    let path = task.map_or_else(|| "/dump".to_owned(), |task| format!("/dump?taskId={task}"));
+    ask_running(home, &Method::GET, &path, &mut |line| Ok(print(serde_json::from_slice(line)?)))
 }
 
 /// Prints rows as they come, or gathers them into tables.

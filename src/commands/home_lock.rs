@@ -5,8 +5,10 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 
 use anyhow::Context;
+use rustix::fs::Mode;
 
 use crate::config::Home;
+use crate::store::swap;
 
 /// Another process has the home.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +27,11 @@ pub struct HomeLock {
 impl HomeLock {
     /// Takes a home, which is made if it is not there.
     pub fn take(home: &Home) -> anyhow::Result<Self> {
+        // Whatever is made from here on is this user's alone: the database has credentials.
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
-        for directory in [home.path(), &home.database()] {
-            private.create(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        // The database holds credentials; it may have been made by hand, or by a program that cared less.
-        let mode = Permissions::from_mode(0o700);
-        set_permissions(home.database(), mode).with_context(|| format!("cannot protect {}", home.database().display()))?;
+        private.create(home.path()).with_context(|| format!("cannot make the directory {}", home.path().display()))?;
         let path = home.lock();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -47,6 +46,13 @@ impl HomeLock {
             }
             Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
+        if swap::finish(&home.database()).context("cannot finish what an interrupted restore left")? {
+            tracing::warn!("finished a restore that was interrupted");
+        }
+        private.create(home.database()).with_context(|| format!("cannot make {}", home.database().display()))?;
+        // The database holds credentials; it may have been made by hand, or by a program that cared less.
+        let mode = Permissions::from_mode(0o700);
+        set_permissions(home.database(), mode).with_context(|| format!("cannot protect {}", home.database().display()))?;
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()))?;
         Ok(Self { _file: file })
     }

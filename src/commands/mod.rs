@@ -1,25 +1,52 @@
 //! The commands: one `run` each.
 
 pub mod bench;
+pub mod check;
 pub mod config;
+mod control_client;
 pub mod dump;
 mod home_lock;
+pub mod migrate;
+mod progress;
 mod reload;
+pub mod restore;
 pub mod serve;
+pub mod snapshot;
 mod sockets;
 pub mod version;
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use home_lock::HomeInUse;
 use serve::SourcePattern;
 
 use crate::config::ConfigError;
 
+use crate::cli::HomeArgs;
+use crate::config::{Home, Sources};
+
 const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
 const WRONG_CONFIGURATION: u8 = 2;
 const HOME_IN_USE: u8 = 3;
+
+/// The home that is named, or that the service's configuration names.
+fn home_of(args: &HomeArgs) -> anyhow::Result<Home> {
+    let home = match &args.home_dir {
+        Some(path) => path.clone(),
+        None => Sources::of_process(args.config.clone(), Vec::new()).load()?.config.home,
+    };
+    Ok(Home::new(home))
+}
+
+/// Commands that look at a home make none.
+fn require_home(home: &Home) -> anyhow::Result<()> {
+    if !home.database().is_dir() {
+        bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
+    }
+    Ok(())
+}
 
 /// The exit code that goes with an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {

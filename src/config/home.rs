@@ -19,6 +19,11 @@ impl Home {
         self.0.join("db")
     }
 
+    /// Snapshots, unless they are asked for elsewhere.
+    pub fn snapshots(&self) -> PathBuf {
+        self.0.join("snapshots")
+    }
+
     pub fn pieces(&self) -> PathBuf {
         self.0.join("pieces")
     }

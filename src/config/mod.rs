@@ -89,6 +89,9 @@ pub struct Config {
     pub system_reserved_bandwidth_bytes_per_s: u64,
     /// Where sources may be.
     pub source: SourcePolicy,
+    /// How often a snapshot is taken; zero for never.
+    pub snapshot_interval: Duration,
+    pub snapshot_keep: u32,
     pub gc_initial_delay: Duration,
     pub gc_meta_interval: Duration,
     pub gc_disk_interval: Duration,
@@ -139,6 +142,8 @@ impl Default for Config {
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
             source: SourcePolicy::default(),
+            snapshot_interval: Duration::from_hours(1),
+            snapshot_keep: 24,
             gc_initial_delay: Duration::from_secs(6),
             gc_meta_interval: Duration::from_mins(2),
             gc_disk_interval: Duration::from_secs(15),

@@ -21,6 +21,9 @@ pub struct TaskSpec {
     pub insecure: bool,
     /// PEM certificates to trust for this task beside the system's.
     pub root_cas: Vec<Vec<u8>>,
+    /// There were more headers once. A snapshot leaves them out, and the next registration brings them again; until then
+    /// the source is not asked, because what it says without them may be another file.
+    pub headers_left_out: bool,
 }
 
 impl TaskSpec {

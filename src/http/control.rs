@@ -1,10 +1,12 @@
 //! What the commands ask of a running service over its control socket.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -13,16 +15,18 @@ use warp::{Filter, Reply};
 use super::params::Params;
 use super::registration::task_id;
 use super::wire::Answer;
+use crate::cluster::snapshots::Line;
 use crate::cluster::{Cluster, inventory};
 
-/// Lines of a dump that wait for a slow reader.
+/// Lines of an answer that wait for a slow reader.
 const LINES_AHEAD: usize = 1024;
 
-/// The routes of the control socket: `GET /dump?taskId=…`, JSON lines.
+/// The routes of the control socket: `GET /dump?taskId=…` and `POST /snapshot?output=…`, answered with JSON lines.
 pub fn control_routes(cluster: Arc<Cluster>) -> BoxedFilter<(impl Reply,)> {
     let with_cluster = warp::any().map(move || cluster.clone());
-    let dump = warp::path!("dump").and(warp::get()).and(super::query()).and(with_cluster).then(dump);
-    dump.recover(super::explain).unify().boxed()
+    let dump = warp::path!("dump").and(warp::get()).and(super::query()).and(with_cluster.clone()).then(dump);
+    let snapshot = warp::path!("snapshot").and(warp::post()).and(super::query()).and(with_cluster).then(snapshot);
+    dump.or(snapshot).unify().recover(super::explain).unify().boxed()
 }
 
 async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
@@ -34,21 +38,58 @@ async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
             Err(bad) => return Answer::transport(StatusCode::BAD_REQUEST, &format!("{} {}", bad.name, bad.why)).into_response(),
         },
     };
-    let (lines, mut written) = mpsc::channel::<Bytes>(LINES_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut write = |row: inventory::Row| {
-            let mut line = serde_json::to_vec(&row).unwrap_or_default();
-            line.push(b'\n');
-            // A reader that has gone ends the walk.
-            lines.blocking_send(line.into()).is_ok()
-        };
+    json_lines(move |lines| {
+        // A reader that has gone ends the walk.
+        let mut write = |row: inventory::Row| put(&lines, &row);
         if let Err(error) = inventory::walk(&cluster.store(), only.as_ref(), &mut write) {
             tracing::error!(error = &error as &dyn std::error::Error, "dump breaks off");
-            let mut line = serde_json::json!({ "kind": "error", "error": error.to_string() }).to_string();
-            line.push('\n');
-            let _ = lines.blocking_send(line.into());
+            put(&lines, &serde_json::json!({ "kind": "error", "error": error.to_string() }));
         }
-    });
+    })
+}
+
+async fn snapshot(query: String, cluster: Arc<Cluster>) -> Response {
+    let params = Params::of_query(&query);
+    let Ok(output) = params.text("output").map(PathBuf::from) else {
+        return Answer::transport(StatusCode::BAD_REQUEST, "output is not a path").into_response();
+    };
+    if !output.is_absolute() {
+        return Answer::transport(StatusCode::BAD_REQUEST, "output must be an absolute path").into_response();
+    }
+    json_lines(move |lines| {
+        // Whoever asked may have gone; the snapshot is taken all the same.
+        let taken = cluster.snapshot(&output, &mut |rows| drop(lines.try_send(line_of(&Line::Progress { rows }))));
+        let last = match taken {
+            Ok(taken) => Line::from(&taken),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "snapshot could not be taken");
+                Line::Error { error: reason(&error) }
+            }
+        };
+        put(&lines, &last);
+    })
+}
+
+/// The whole chain of an error in one sentence.
+fn reason(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", reason(source)))
+}
+
+fn line_of(line: &impl Serialize) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+/// Tells whether anybody reads.
+fn put(lines: &mpsc::Sender<Bytes>, line: &impl Serialize) -> bool {
+    lines.blocking_send(line_of(line)).is_ok()
+}
+
+/// An answer that grows line by line while `work` runs on a thread of its own.
+fn json_lines(work: impl FnOnce(mpsc::Sender<Bytes>) + Send + 'static) -> Response {
+    let (lines, mut written) = mpsc::channel::<Bytes>(LINES_AHEAD);
+    tokio::task::spawn_blocking(move || work(lines));
     let stream = futures_util::stream::poll_fn(move |context| written.poll_recv(context));
     let mut response = warp::reply::stream(futures_util::StreamExt::map(stream, Ok::<_, Infallible>)).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -110,6 +110,7 @@ fn task_spec(params: &Params<'_>) -> Result<TaskSpec, BadRegistration> {
         headers,
         insecure: params.flag("insecure")?,
         root_cas: certificates(params)?,
+        headers_left_out: false,
         md5: (!md5.is_empty()).then_some(md5),
     })
 }

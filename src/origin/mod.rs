@@ -60,6 +60,11 @@ pub enum OriginError {
     Forbidden(#[from] Forbidden),
     #[error("the certificates that came with the task cannot be used")]
     Certificates(#[source] reqwest::Error),
+    /// Not asked at all: what it says to a request without them may be another file.
+    #[error(
+        "headers for the source were left out of the snapshot that this task was restored from; registering again brings them"
+    )]
+    HeadersLeftOut,
     #[error("the source cannot be reached")]
     Unreachable(#[source] reqwest::Error),
     #[error("the source answered {0}")]

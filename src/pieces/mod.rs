@@ -43,7 +43,30 @@ impl Repository {
         Ok(Self { root })
     }
 
-    fn path(&self, task: &TaskId, generation: Generation) -> PathBuf {
+    /// Uses this directory as it is, for looking at what is there.
+    pub const fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Every file below the directory.
+    pub fn files(&self) -> Result<Vec<PathBuf>, PieceFileError> {
+        let (mut files, mut directories) = (Vec::new(), vec![self.root.clone()]);
+        while let Some(directory) = directories.pop() {
+            let entries = match std::fs::read_dir(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(failed("read the directory", &directory))?,
+            };
+            for entry in entries {
+                let path = entry.map_err(failed("read the directory", &directory))?.path();
+                if path.is_dir() { directories.push(path) } else { files.push(path) }
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// The file of a task's generation.
+    pub fn path(&self, task: &TaskId, generation: Generation) -> PathBuf {
         let task = task.to_string();
         // The id is 64 hexadecimal digits by construction, so no part of it climbs out of the directory.
         self.root.join(&task[..3]).join(format!("{task}.{generation}"))

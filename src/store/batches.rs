@@ -5,39 +5,47 @@ use std::collections::BTreeMap;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
-use super::schema::{client_key, piece_key, progress_key, progress_prefix, source_key};
-use super::{Store, StoreError};
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::schema::{Table, client_key, piece_key, progress_key, progress_prefix, source_key};
+use super::{Durability, Store, StoreError};
 use crate::domain::Change;
 
 /// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
-const CHUNK_BYTES: usize = 32 * 1024;
+pub(super) const CHUNK_BYTES: usize = 32 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Table {
-    Sources,
-    Tasks,
-    Pieces,
-    Peers,
-    Clients,
-    Progress,
-}
-
-impl Table {
-    const fn tree(self, store: &Store) -> &Tree {
-        match self {
-            Self::Sources => &store.trees.sources,
-            Self::Tasks => &store.trees.tasks,
-            Self::Pieces => &store.trees.pieces,
-            Self::Peers => &store.trees.peers,
-            Self::Clients => &store.trees.clients,
-            Self::Progress => &store.trees.progress,
-        }
+impl Store {
+    /// Makes changes durable in a database that has no committer: nobody else writes it.
+    pub fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        write(self, changes, false)?;
+        self.make_durable(Durability::Power)
     }
 }
 
+/// Writes changes in their order, and tells which keys that touched if that is wanted.
+pub(super) fn write<'a>(
+    store: &Store,
+    changes: impl IntoIterator<Item = &'a Change>,
+    wants_keys: bool,
+) -> Result<Vec<(Table, IVec)>, StoreError> {
+    let mut written = Vec::new();
+    let mut batches = Batches::new(wants_keys);
+    for change in changes {
+        if let Some(ended) = Ended::by(change) {
+            // What is removed must be found, and what was written before is found only when it is there.
+            let before = std::mem::replace(&mut batches, Batches::new(wants_keys));
+            written.extend(before.apply(store)?);
+            batches.remove_ended(store, &ended)?;
+        } else {
+            batches.add(change)?;
+        }
+    }
+    written.extend(batches.apply(store)?);
+    store.count_commit()?;
+    Ok(written)
+}
+
 /// What a change ends: rows that only the database can name.
-pub(super) struct Ended {
+struct Ended {
     tables: &'static [Table],
     prefix: Vec<u8>,
     /// The row of a client: its key has no end by which its prefix could be told from another client's.
@@ -45,7 +53,7 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    pub fn by(change: &Change) -> Option<Self> {
+    fn by(change: &Change) -> Option<Self> {
         match change {
             Change::GenerationEnded { task } => {
                 Some(Self { tables: &[Table::Pieces, Table::Progress], prefix: task.as_bytes().to_vec(), client: None })
@@ -74,20 +82,28 @@ impl Ended {
 
 /// The writes of one window, by tree; of several to one key only the last is left.
 #[derive(Default)]
-pub(super) struct Batches(BTreeMap<Table, Batch>);
+struct Batches {
+    by_tree: BTreeMap<Table, Batch>,
+    /// The keys, if somebody wants to know them.
+    keys: Option<Vec<(Table, IVec)>>,
+}
 
 impl Batches {
-    pub fn add(&mut self, change: &Change) -> Result<(), StoreError> {
+    fn new(wants_keys: bool) -> Self {
+        Self { by_tree: BTreeMap::new(), keys: wants_keys.then(Vec::new) }
+    }
+
+    fn add(&mut self, change: &Change) -> Result<(), StoreError> {
         match change {
             Change::TaskDefined(spec) => {
-                let bytes = encode("sources", &SourceV1::from(spec.as_ref()))?;
+                let bytes = encode("sources", &SourceV2::from(spec.as_ref()))?;
                 let mut chunks = 0;
                 for chunk in bytes.chunks(CHUNK_BYTES) {
                     self.put(Table::Sources, source_key(&spec.id, chunks).as_slice(), chunk);
                     chunks += 1;
                 }
                 // A shorter record than before ends where its own chunks end.
-                self.0.entry(Table::Sources).or_default().remove(source_key(&spec.id, chunks).as_slice());
+                self.remove(Table::Sources, source_key(&spec.id, chunks).as_slice());
             }
             Change::TaskProgressed { task, status } => {
                 self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV1::from(status))?);
@@ -109,7 +125,7 @@ impl Batches {
                 self.put(Table::Progress, progress_key(task, client, *chunk), encode("progress", &record)?);
             }
             Change::PeerForgotten(client) => {
-                self.0.entry(Table::Peers).or_default().remove(client.as_str().as_bytes());
+                self.remove(Table::Peers, client.as_str().as_bytes());
             }
             Change::GenerationEnded { .. } | Change::ClientForgotten { .. } | Change::TaskForgotten { .. } => {
                 unreachable!("removed by `remove`, which must look into the database")
@@ -119,31 +135,47 @@ impl Batches {
     }
 
     fn put(&mut self, table: Table, key: impl Into<IVec>, value: impl Into<IVec>) {
-        self.0.entry(table).or_default().insert(key, value);
+        let key = key.into();
+        self.note(table, &key);
+        self.by_tree.entry(table).or_default().insert(key, value);
+    }
+
+    fn remove(&mut self, table: Table, key: impl Into<IVec>) {
+        let key = key.into();
+        self.note(table, &key);
+        self.by_tree.entry(table).or_default().remove(key);
+    }
+
+    fn note(&mut self, table: Table, key: &IVec) {
+        if let Some(keys) = &mut self.keys {
+            keys.push((table, key.clone()));
+        }
     }
 
     /// Removes every row that begins with what has ended.
-    pub fn remove(&mut self, store: &Store, ended: &Ended) -> Result<(), StoreError> {
+    fn remove_ended(&mut self, store: &Store, ended: &Ended) -> Result<(), StoreError> {
         for table in ended.tables {
-            for key in table.tree(store).scan_prefix(&ended.prefix).keys() {
+            for key in table.tree(&store.trees).scan_prefix(&ended.prefix).keys() {
                 let key = key.map_err(StoreError::sled("read what is removed"))?;
-                self.0.entry(*table).or_default().remove(key);
+                self.remove(*table, key);
             }
         }
         if let Some(key) = &ended.client {
-            self.0.entry(Table::Clients).or_default().remove(key.as_slice());
+            self.remove(Table::Clients, key.as_slice());
         }
         Ok(())
     }
 
-    /// Writes everything as one: after a crash all of it is there, or nothing.
-    pub fn apply(self, store: &Store) -> Result<(), StoreError> {
-        let mut batches: Vec<(&Tree, Batch)> = self.0.into_iter().map(|(table, batch)| (table.tree(store), batch)).collect();
+    /// Writes everything as one: after a crash all of it is there, or nothing. Tells the keys, if they are wanted.
+    fn apply(self, store: &Store) -> Result<Vec<(Table, IVec)>, StoreError> {
+        let keys = self.keys.unwrap_or_default();
+        let batches = self.by_tree.into_iter();
+        let mut batches: Vec<(&Tree, Batch)> = batches.map(|(table, batch)| (table.tree(&store.trees), batch)).collect();
         if batches.len() <= 1 {
             // The usual window is progress alone, and a plain batch costs half of a transaction, which reads what it writes.
             return match batches.pop() {
-                Some((tree, batch)) => tree.apply_batch(batch).map_err(StoreError::sled("write a batch")),
-                None => Ok(()),
+                Some((tree, batch)) => tree.apply_batch(batch).map(|()| keys).map_err(StoreError::sled("write a batch")),
+                None => Ok(keys),
             };
         }
         let (trees, batches): (Vec<&Tree>, Vec<Batch>) = batches.into_iter().unzip();
@@ -153,7 +185,7 @@ impl Batches {
             }
             Ok(())
         });
-        written.map_err(|error: TransactionError<()>| match error {
+        written.map(|()| keys).map_err(|error: TransactionError<()>| match error {
             TransactionError::Storage(source) => StoreError::Sled { operation: "write a batch", source },
             TransactionError::Abort(()) => unreachable!("no transaction here aborts"),
         })

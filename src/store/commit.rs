@@ -17,7 +17,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::batches::{Batches, Ended};
+use super::batches::write;
+use super::recording::{Recorder, Recording};
+use super::snapshot::SnapshotError;
 use super::{Store, StoreError};
 use crate::domain::Change;
 
@@ -59,6 +61,8 @@ struct Shared {
     /// The last submission of which everything up to it is durable.
     durable: AtomicU64,
     failed: watch::Sender<bool>,
+    /// Held while a window is written; a snapshot has it told which keys those were.
+    recorder: Recorder,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +105,7 @@ impl Committer {
             room: Arc::new(Semaphore::new(QUEUE_SUBMISSIONS_MAX)),
             durable: AtomicU64::new(0),
             failed: watch::Sender::new(false),
+            recorder: Recorder::default(),
         });
         let writer = Writer { shared: shared.clone(), store, durability };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || writer.run())?;
@@ -118,6 +123,11 @@ impl Committer {
         let mut failed = self.shared.failed.subscribe();
         // The sender lives as long as `self`.
         let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    /// Begins to note which keys are written from now on, for one snapshot at a time.
+    pub(super) fn record(&self) -> Result<Recording<'_>, SnapshotError> {
+        self.shared.recorder.begin()
     }
 
     /// Commits what is queued and stops the thread.
@@ -237,19 +247,11 @@ impl Writer {
     }
 
     fn commit(&self, window: &[Submission]) -> Result<(), StoreError> {
-        let mut batches = Batches::default();
-        for submission in window {
-            for change in &submission.changes {
-                if let Some(ended) = Ended::by(change) {
-                    // What is removed must be found, and what this window wrote before is found only when it is there.
-                    std::mem::take(&mut batches).apply(&self.store)?;
-                    batches.remove(&self.store, &ended)?;
-                } else {
-                    batches.add(change)?;
-                }
-            }
-        }
-        batches.apply(&self.store)?;
+        let changes = window.iter().flat_map(|submission| &submission.changes);
+        let mut gate = self.shared.recorder.gate();
+        let written = write(&self.store, changes, gate.wants_keys());
+        // Noted after it was written: whoever reads a noted key reads this value, or a later one that is noted again.
+        gate.note(written?);
         self.store.make_durable(self.durability)
     }
 }
@@ -270,14 +272,14 @@ impl Drop for FailOnDrop {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::domain::{
         Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId,
         TaskSpec, TaskStatus, Validators,
     };
 
-    fn spec(headers: Vec<(String, String)>) -> TaskSpec {
+    pub fn spec(headers: Vec<(String, String)>) -> TaskSpec {
         TaskSpec {
             id: TaskId::derive("http://h/f", "", ""),
             raw_url: "http://h/f?x=1".into(),
@@ -287,10 +289,11 @@ mod tests {
             headers,
             insecure: true,
             root_cas: vec![vec![1; 100_000]],
+            headers_left_out: false,
         }
     }
 
-    fn everything(spec: &TaskSpec) -> Vec<Change> {
+    pub fn everything(spec: &TaskSpec) -> Vec<Change> {
         let client = ClientId::parse("c-1").expect("a valid id");
         let status = TaskStatus {
             generation: Generation::FIRST,

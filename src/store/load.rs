@@ -1,6 +1,6 @@
 //! Reading what is stored: for recovery and for `dump`.
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV1, TaskV1};
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
 use super::schema::{parse_client, parse_piece, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
 use crate::domain::{Client, ClientId, Peer, PieceDigest, PieceNumber, PieceSet, TaskId, TaskSpec, TaskStatus};
@@ -35,12 +35,15 @@ impl Store {
 
     /// Everything about one task; `None` when there is no such task.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskRows>, StoreError> {
-        let Some(status) = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))? else {
-            return Ok(None);
-        };
-        let status = TaskV1::decode(&status).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))?;
+        let Some(status) = self.status(id)? else { return Ok(None) };
         let spec = self.source(id)?;
         Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
+    }
+
+    /// How far the source of a task has got.
+    pub(super) fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        let bytes = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))?;
+        bytes.map(|bytes| TaskV1::decode(&bytes).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))).transpose()
     }
 
     /// What a client says of itself.
@@ -66,6 +69,12 @@ impl Store {
 
     /// What a task fetches, put together from the chunks of its record.
     fn source(&self, id: &TaskId) -> Result<TaskSpec, StoreError> {
+        let bytes = self.source_record(id)?;
+        Ok(SourceV2::decode_any(&bytes).map_err(in_tree("sources"))?.into_domain(*id))
+    }
+
+    /// The record of what a task fetches, put together from its chunks; empty where there is none.
+    pub(super) fn source_record(&self, id: &TaskId) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         for chunk in 0.. {
             match self.trees.sources.get(source_key(id, chunk)).map_err(StoreError::sled("read a source"))? {
@@ -73,7 +82,7 @@ impl Store {
                 None => break,
             }
         }
-        Ok(SourceV1::decode(&bytes).map_err(in_tree("sources"))?.into_domain(*id))
+        Ok(bytes)
     }
 
     fn pieces(&self, task: &TaskId) -> Result<Vec<(PieceNumber, PieceDigest, bool)>, StoreError> {
@@ -114,7 +123,7 @@ impl Store {
     }
 }
 
-fn in_tree(tree: &'static str) -> impl FnOnce(RecordError) -> StoreError {
+pub(super) fn in_tree(tree: &'static str) -> impl FnOnce(RecordError) -> StoreError {
     move |source| StoreError::Record { tree, source }
 }
 

@@ -14,13 +14,27 @@ pub fn bring_up_to_date(db: &sled::Db) -> Result<(), StoreError> {
         let migrated = || -> Result<(), sled::Error> {
             step(db)?;
             db.flush()?;
-            db.open_tree("meta")?.insert(SCHEMA_KEY, &u32::to_be_bytes(to))?;
-            db.flush()?;
-            Ok(())
+            set(db, to)
         };
         migrated().map_err(|source| StoreError::Migration { to, source })?;
         tracing::info!(schema = to, "migrated the database");
     }
+    Ok(())
+}
+
+/// The steps that a database of this schema has not seen: the version that each makes, and what it does.
+pub fn migration_steps(found: u32) -> Vec<(u32, &'static str)> {
+    (1..).zip(migrations::NAMES).skip_while(|(to, _)| *to <= found).collect()
+}
+
+/// Says which schema a database has that was just built.
+pub fn set_version(db: &sled::Db, version: u32) -> Result<(), StoreError> {
+    set(db, version).map_err(StoreError::sled("set the schema version"))
+}
+
+fn set(db: &sled::Db, version: u32) -> Result<(), sled::Error> {
+    db.open_tree("meta")?.insert(SCHEMA_KEY, &version.to_be_bytes())?;
+    db.flush()?;
     Ok(())
 }
 
@@ -38,10 +52,74 @@ pub fn refuse_newer(db: &sled::Db) -> Result<u32, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::TaskId;
+    use crate::store::records::{Record, SourceV2};
 
     #[test]
     fn there_is_a_step_for_every_schema_version() {
         assert_eq!(migrations::STEPS.len(), SCHEMA_VERSION as usize);
+        assert_eq!(migrations::NAMES.len(), migrations::STEPS.len());
+    }
+
+    /// A source as schema 1 has it, in two chunks of the database.
+    fn source_of_schema_1(db: &sled::Db, task: u8) {
+        let mut record = vec![1];
+        for text in ["http://h/f", "http://h/f"] {
+            record.extend((text.len() as u64).to_le_bytes());
+            record.extend(text.as_bytes());
+        }
+        // No md5, no identifier, no headers; not insecure; one certificate.
+        record.extend([0, 0]);
+        record.extend(0_u64.to_le_bytes());
+        record.push(0);
+        record.extend(1_u64.to_le_bytes());
+        record.extend(40_000_u64.to_le_bytes());
+        record.extend(vec![task; 40_000]);
+        let sources = db.open_tree("sources").expect("a tree");
+        for (number, chunk) in record.chunks(32 * 1024).enumerate() {
+            sources.insert([vec![task; 32], vec![0, u8::try_from(number).expect("few")]].concat(), chunk).expect("written");
+        }
+    }
+
+    fn rows(db: &sled::Db) -> Vec<(sled::IVec, sled::IVec)> {
+        db.open_tree("sources").expect("a tree").iter().collect::<Result<_, _>>().expect("readable")
+    }
+
+    #[test]
+    fn a_migration_that_was_killed_anywhere_ends_in_the_same_state() {
+        const TASKS: u8 = 5;
+        let migrated_after = |kills_after: &[u8]| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let db = sled::open(dir.path()).expect("a database");
+            set(&db, 1).expect("written");
+            for &tasks in kills_after {
+                // A kill leaves the tasks before it migrated, and the version as it was.
+                (0..tasks)
+                    .filter(|task| rows(&db).len() < 2 * (usize::from(*task) + 1))
+                    .for_each(|task| source_of_schema_1(&db, task));
+                migrations::STEPS[1](&db).expect("migrated");
+            }
+            (0..TASKS)
+                .filter(|task| rows(&db).len() < 2 * (usize::from(*task) + 1))
+                .for_each(|task| source_of_schema_1(&db, task));
+            bring_up_to_date(&db).expect("migrated");
+            bring_up_to_date(&db).expect("migrated again");
+            rows(&db)
+        };
+        let undisturbed = migrated_after(&[]);
+        assert_eq!(undisturbed.len(), 2 * usize::from(TASKS));
+        for (key, value) in undisturbed.iter().filter(|(key, _)| key.ends_with(&[0, 0])) {
+            let rest =
+                undisturbed.iter().find(|(other, _)| other[..32] == key[..32] && other.ends_with(&[0, 1])).expect("a chunk");
+            let record = [value.as_ref(), rest.1.as_ref()].concat();
+            let spec = SourceV2::decode(&record).expect("a record of this schema").into_domain(TaskId::from_bytes([0; 32]));
+            assert!(!spec.headers_left_out && spec.root_cas[0].len() == 40_000);
+        }
+        for first in 0..=TASKS {
+            for second in first..=TASKS {
+                assert_eq!(migrated_after(&[first, second]), undisturbed, "kills after {first} and {second} tasks");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Must not: decide anything about swarms, or know the wire.
 //!
 //! ```text
-//! meta      name                            schema version, boot count
+//! meta      name                            schema version, boot count, node, commits so far
 //! sources   task, chunk of the record       what the task fetches; the only tree with secrets (request headers)
 //! tasks     task                            how far its source has got
 //! pieces    task, piece number              digest, and whether the bytes are on disk
@@ -15,27 +15,45 @@
 //! progress  task, client, chunk of 512      bits held, bits servable
 //! ```
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
+//!
+//! Invariant: a database that knows of fewer commits than were acknowledged is not taken for sound ([`mark`]).
 
 mod batches;
+mod check;
 mod commit;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod load;
+mod mark;
 mod migrate;
+mod recording;
 mod records;
 mod schema;
+pub mod snapshot;
+pub mod swap;
+
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use batches::CHUNK_BYTES;
 pub use commit::{CommitFailed, Committer, Durability, Room, Ticket};
 pub use load::{StoredProgress, TaskRows};
+pub use migrate::migration_steps;
 pub use records::RecordError;
 pub use schema::SCHEMA_VERSION;
 
 /// Pages that sled keeps in memory. Bytes. The hot path never reads, so this need only hold what is being written.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// How long the lock of sled's file may be held by what this process had open before.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_EVERY: Duration = Duration::from_millis(5);
 
 /// Why the database cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +64,12 @@ pub enum StoreError {
         #[source]
         source: sled::Error,
     },
-    #[error("the database {path} is damaged: opening it panicked", path = path.display())]
-    OpenPanicked { path: PathBuf },
+    #[error("the database {path} is damaged: opening or reading it panicked", path = path.display())]
+    Panicked { path: PathBuf },
+    #[error("the database {path} has {commits} commits; {lost} more were acknowledged and are gone", path = path.display())]
+    CommitsLost { path: PathBuf, commits: u64, lost: u64 },
+    #[error("the database {path} is gone, though there are snapshots of it", path = path.display())]
+    Gone { path: PathBuf },
     #[error("cannot {operation} in the database")]
     Sled {
         operation: &'static str,
@@ -82,6 +104,22 @@ impl StoreError {
     fn sled(operation: &'static str) -> impl FnOnce(sled::Error) -> Self {
         move |source| Self::Sled { operation, source }
     }
+
+    /// Whether the database itself is at fault, so that another has to take its place. Otherwise it is the machine (no
+    /// room, no permission, a failing disk) or this program, and the database should be left as it is.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Sled { source, .. } | Self::Migration { source, .. } => match source {
+                sled::Error::Io(error) => matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData),
+                sled::Error::Corruption { .. }
+                | sled::Error::Unsupported(_)
+                | sled::Error::ReportableBug(_)
+                | sled::Error::CollectionNotFound(_) => true,
+            },
+            Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
+            Self::Sync { .. } | Self::NewerSchema { .. } => false,
+        }
+    }
 }
 
 /// An open database.
@@ -94,26 +132,79 @@ pub struct Store {
     path: PathBuf,
     boot: u64,
     node: u64,
+    /// What its records are of.
+    schema: u32,
+    /// Windows committed so far.
+    commits: AtomicU64,
+    /// `None` where nothing may be written.
+    mark: Option<mark::Mark>,
+    lost_commits: u64,
 }
 
 impl Store {
     /// Opens the database below `path`, creates or migrates its schema, and counts the boot.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = open_sled(path)?;
+        Self::open_with(path, &|_| Ok(()))
+    }
+
+    /// The same; an older database that holds something is shown to `before_migration` before any step changes it.
+    pub fn open_with<E: From<StoreError>>(path: &Path, before_migration: &dyn Fn(&Self) -> Result<(), E>) -> Result<Self, E> {
+        let db = open_or_heal(path)?;
+        let found = migrate::refuse_newer(&db)?;
+        if found != 0 && found < SCHEMA_VERSION {
+            before_migration(&Self::to_read(path, db.clone(), found)?)?;
+        }
+        Ok(Self::migrate(path, db)?)
+    }
+
+    fn migrate(path: &Path, db: sled::Db) -> Result<Self, StoreError> {
         migrate::bring_up_to_date(&db)?;
         let trees = schema::Trees::open(&db)?;
-        let (boot, node) = (trees.count_boot()?, trees.node()?);
-        let store = Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot, node };
-        store.make_durable(Durability::Power)?;
+        let (boot, node, commits) = (trees.count_boot()?, trees.node()?, trees.commits()?);
+        let (mark, marked) = mark::Mark::open(path).map_err(sync_failed(path))?;
+        let store = Self {
+            file: open_database_file(path)?,
+            db,
+            trees,
+            path: path.to_owned(),
+            boot,
+            node,
+            schema: SCHEMA_VERSION,
+            commits: AtomicU64::new(commits),
+            mark: Some(mark),
+            lost_commits: marked.saturating_sub(commits),
+        };
+        store.db.flush().map_err(StoreError::sled("flush"))?;
+        store.sync()?;
         Ok(store)
     }
 
     /// Opens the database for reading what is there; writes nothing.
     pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         let db = open_sled(path)?;
-        migrate::refuse_newer(&db)?;
+        let schema = migrate::refuse_newer(&db)?;
+        Self::to_read(path, db, schema)
+    }
+
+    fn to_read(path: &Path, db: sled::Db, schema: u32) -> Result<Self, StoreError> {
         let trees = schema::Trees::open(&db)?;
-        Ok(Self { file: open_database_file(path)?, db, trees, path: path.to_owned(), boot: 0, node: 0 })
+        let (boot, node, commits) = (trees.boot()?, trees.known_node()?, AtomicU64::new(trees.commits()?));
+        let (file, path) = (open_database_file(path)?, path.to_owned());
+        Ok(Self { file, db, trees, path, boot, node, schema, commits, mark: None, lost_commits: 0 })
+    }
+
+    /// Opens the database for a check: for reading, but telling whether commits were lost.
+    pub fn open_to_check(path: &Path) -> Result<Self, StoreError> {
+        let store = Self::open_to_read(path)?;
+        let (_, marked) = mark::Mark::open(path).map_err(sync_failed(path))?;
+        Ok(Self { lost_commits: marked.saturating_sub(store.commits()), ..store })
+    }
+
+    /// Opens a database that was just built and that no service has had yet, for writing and without counting a boot.
+    pub fn open_restored(path: &Path) -> Result<Self, StoreError> {
+        let store = Self::open_to_read(path)?;
+        let (mark, _) = mark::Mark::open(path).map_err(sync_failed(path))?;
+        Ok(Self { mark: Some(mark), ..store })
     }
 
     /// How often this database was opened by a service, this time included.
@@ -126,24 +217,104 @@ impl Store {
         self.node
     }
 
+    /// How many windows were committed so far.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Whether everything that was acknowledged was there when the database was opened.
+    pub fn refuse_loss(&self) -> Result<(), StoreError> {
+        match self.lost_commits {
+            0 => Ok(()),
+            lost => Err(StoreError::CommitsLost { path: self.path.clone(), commits: self.commits(), lost }),
+        }
+    }
+
+    /// The schema version of what is stored.
+    pub const fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    /// Counts a window, after it was written: where the count is, the window is.
+    fn count_commit(&self) -> Result<(), StoreError> {
+        self.trees.set_commits(self.commits.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
     /// Makes everything written so far survive what `durability` promises.
     fn make_durable(&self, durability: Durability) -> Result<(), StoreError> {
         self.db.flush().map_err(StoreError::sled("flush"))?;
-        match durability {
-            Durability::Process => Ok(()),
-            Durability::Power => self.file.sync_data().map_err(|source| StoreError::Sync { path: self.path.join("db"), source }),
+        if durability == Durability::Power {
+            self.sync()?;
+        }
+        match &self.mark {
+            Some(mark) => mark.set(self.commits()).map_err(sync_failed(&self.path)),
+            None => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(sync_failed(&self.path))
+    }
+}
+
+/// Opens the database, and waits for its lock: sled lets go of it a moment after the last of its handles is dropped, and
+/// a database is opened again when the one before was found damaged. Other processes are kept away by the home's lock.
+fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match try_open_sled(path) {
+            Err(StoreError::Open { source: sled::Error::Io(error), .. })
+                if error.to_string().contains("could not acquire lock") && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOCK_EVERY);
+            }
+            opened => return opened,
         }
     }
 }
 
-fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+fn try_open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     // The committer flushes when it has something to flush; sled's own thread would only add writes between.
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     // On some damage sled panics instead of telling.
     match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(opened) => opened.map_err(|source| StoreError::Open { path: path.to_owned(), source }),
-        Err(_) => Err(StoreError::OpenPanicked { path: path.to_owned() }),
+        Err(_) => Err(StoreError::Panicked { path: path.to_owned() }),
     }
+}
+
+/// Opens the database; where that fails, without sled's own snapshots of its log, which are torn by some kills and which
+/// it can do without: it reads the whole log instead.
+fn open_or_heal(path: &Path) -> Result<sled::Db, StoreError> {
+    let error = match open_sled(path) {
+        Err(error) if error.is_damage() => error,
+        opened => return opened,
+    };
+    let entries = std::fs::read_dir(path).map_err(sync_failed(path))?;
+    let torn = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+    let removed = torn.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count();
+    if removed == 0 {
+        return Err(error);
+    }
+    tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* files");
+    open_sled(path)
+}
+
+fn sync_failed(database: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
+    move |source| StoreError::Sync { path: database.to_owned(), source }
+}
+
+/// Syncs every file of a directory, and the directory.
+fn sync_all_below(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_all_below(&path)?;
+        } else {
+            File::open(path)?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
 }
 
 fn open_database_file(path: &Path) -> Result<File, StoreError> {

@@ -56,7 +56,7 @@ fn options() -> impl Options {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct SourceV1 {
+pub struct SourceV2 {
     raw_url: String,
     task_url: String,
     md5: Option<String>,
@@ -64,13 +64,14 @@ pub struct SourceV1 {
     headers: Vec<(String, String)>,
     insecure: bool,
     root_cas: Vec<Vec<u8>>,
+    headers_left_out: bool,
 }
 
-impl Record for SourceV1 {
-    const VERSION: u8 = 1;
+impl Record for SourceV2 {
+    const VERSION: u8 = 2;
 }
 
-impl From<&TaskSpec> for SourceV1 {
+impl From<&TaskSpec> for SourceV2 {
     fn from(spec: &TaskSpec) -> Self {
         Self {
             raw_url: spec.raw_url.clone(),
@@ -80,14 +81,31 @@ impl From<&TaskSpec> for SourceV1 {
             headers: spec.headers.clone(),
             insecure: spec.insecure,
             root_cas: spec.root_cas.clone(),
+            headers_left_out: spec.headers_left_out,
         }
     }
 }
 
-impl SourceV1 {
+impl SourceV2 {
     pub fn into_domain(self, id: TaskId) -> TaskSpec {
-        let Self { raw_url, task_url, md5, identifier, headers, insecure, root_cas } = self;
-        TaskSpec { id, raw_url, task_url, md5, identifier, headers, insecure, root_cas }
+        let Self { raw_url, task_url, md5, identifier, headers, insecure, root_cas, headers_left_out } = self;
+        TaskSpec { id, raw_url, task_url, md5, identifier, headers, insecure, root_cas, headers_left_out }
+    }
+
+    /// Reads version 1 as well, which has no last field: for looking at a database before it is migrated.
+    pub fn decode_any(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((1, payload)) => Self::decode(&[&[Self::VERSION], payload, &[0]].concat()),
+            _ => Self::decode(bytes),
+        }
+    }
+
+    /// The record without headers: any may carry a credential. `Range` stays, it is part of what the task is.
+    pub fn without_headers(mut self) -> Self {
+        let all = self.headers.len();
+        self.headers.retain(|(name, _)| name.eq_ignore_ascii_case("range"));
+        self.headers_left_out |= self.headers.len() < all;
+        self
     }
 }
 

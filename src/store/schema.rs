@@ -8,7 +8,7 @@ use crate::domain::piece_set::CHUNK_PIECES;
 use crate::domain::{ClientId, PieceNumber, TaskId};
 
 /// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
 pub const SCHEMA_KEY: &[u8] = b"schema";
@@ -16,8 +16,48 @@ const BOOT_KEY: &[u8] = b"boot";
 /// A random number that was drawn when the database was new: another one means that state was lost.
 const NODE_KEY: &[u8] = b"node";
 
+/// How many windows were committed; see `mark`.
+const COMMITS_KEY: &[u8] = b"commits";
+
 /// Bytes of a task id, which every key but a peer's begins with.
 const TASK_BYTES: usize = 32;
+
+/// The trees of facts, in the order in which a snapshot has them. `meta` is not among them: it is about the database itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    Sources,
+    Tasks,
+    Pieces,
+    Peers,
+    Clients,
+    Progress,
+}
+
+impl Table {
+    pub const ALL: [Self; 6] = [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress];
+
+    pub const fn tree(self, trees: &Trees) -> &Tree {
+        match self {
+            Self::Sources => &trees.sources,
+            Self::Tasks => &trees.tasks,
+            Self::Pieces => &trees.pieces,
+            Self::Peers => &trees.peers,
+            Self::Clients => &trees.clients,
+            Self::Progress => &trees.progress,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sources => "sources",
+            Self::Tasks => "tasks",
+            Self::Pieces => "pieces",
+            Self::Peers => "peers",
+            Self::Clients => "clients",
+            Self::Progress => "progress",
+        }
+    }
+}
 
 /// The open trees.
 #[derive(Debug)]
@@ -50,6 +90,31 @@ impl Trees {
         let drawn = |old: Option<&[u8]>| Some(old.map_or_else(|| IVec::from(&fastrand::u64(..).to_be_bytes()), IVec::from));
         let node = self.meta.update_and_fetch(NODE_KEY, drawn).map_err(StoreError::sled("name the database"))?;
         Ok(node.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    /// The number, if it was drawn; 0 otherwise.
+    pub fn known_node(&self) -> Result<u64, StoreError> {
+        self.number(NODE_KEY)
+    }
+
+    /// How many services have opened this database.
+    pub fn boot(&self) -> Result<u64, StoreError> {
+        self.number(BOOT_KEY)
+    }
+
+    /// How many windows have been committed to this database.
+    pub fn commits(&self) -> Result<u64, StoreError> {
+        self.number(COMMITS_KEY)
+    }
+
+    fn number(&self, key: &[u8]) -> Result<u64, StoreError> {
+        let stored = self.meta.get(key).map_err(StoreError::sled("read about the database"))?;
+        Ok(stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    pub fn set_commits(&self, commits: u64) -> Result<(), StoreError> {
+        self.meta.insert(COMMITS_KEY, &commits.to_be_bytes()).map_err(StoreError::sled("count a commit"))?;
+        Ok(())
     }
 
     /// One more service has opened this database; tells how many have.

@@ -192,7 +192,7 @@ impl Oracle {
                 Some(flight) if flight.given == given => continue,
                 // The supernode is one server by whatever address a client has registered to reach it.
                 Some(flight) if is_seed(&flight.given.server) && is_seed(&given.server) => {
-                    self.check_new(scene, client, &given)?
+                    self.check_new(scene, client, &given)?;
                 }
                 Some(flight) => return Err(format!("{:?} became {given:?} under way", flight.given)),
                 None => self.check_new(scene, client, &given)?,

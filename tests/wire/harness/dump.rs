@@ -20,7 +20,10 @@ impl Dump {
 
     /// The same with further arguments.
     pub async fn with(home: &Path, args: &[&str]) -> Self {
-        let text = dump_text(home, "jsonl", args).await;
+        Self::parse(&dump_text(home, "jsonl", args).await)
+    }
+
+    pub fn parse(text: &str) -> Self {
         let parse =
             |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("a dump has the line {line:?}: {error}"));
         Self(text.lines().map(parse).collect())

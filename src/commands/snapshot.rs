@@ -1,0 +1,55 @@
+//! `supernode snapshot`: everything that is stored, in one file, of a running or a stopped service.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use reqwest::Method;
+
+use super::control_client::ask_running;
+use super::home_lock::{HomeInUse, HomeLock};
+use super::progress::Progress;
+use crate::cli::SnapshotArgs;
+use crate::cluster::snapshots::{self, Line};
+use crate::config::Home;
+use crate::store::Store;
+
+/// Takes a snapshot, and says what is in it.
+pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
+    let home = super::home_of(&args.home)?;
+    super::require_home(&home)?;
+    let output = args.output.clone().unwrap_or_else(|| snapshots::default_path(&home));
+    let output = std::path::absolute(&output).with_context(|| format!("cannot tell where {} is", output.display()))?;
+    let progress = Progress::rows();
+    let taken = match HomeLock::take(&home) {
+        Ok(_lock) => {
+            let store = Store::open_to_read(&home.database())?;
+            Line::from(&snapshots::take_of_stopped(&store, &output, &mut |rows| progress.at(rows))?)
+        }
+        Err(error) if error.is::<HomeInUse>() => take_of_running(&home, &output, &progress)?,
+        Err(error) => return Err(error),
+    };
+    progress.finish();
+    let Line::Taken { path, rows, bytes, took_ms, longest_pause_us } = taken else {
+        bail!("the running service ended its answer too early: its log may say why");
+    };
+    let (took, pause) = (Duration::from_millis(took_ms), Duration::from_micros(longest_pause_us));
+    println!("{path}: {rows} rows, {bytes} bytes, took {took:?}, longest pause of answers {pause:?}");
+    Ok(())
+}
+
+fn take_of_running(home: &Home, output: &Path, progress: &Progress) -> anyhow::Result<Line> {
+    let output = output.to_str().context("the path of the snapshot is not UTF-8, which a running service needs")?;
+    let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("output", output).finish();
+    let mut last = Line::Progress { rows: 0 };
+    ask_running(home, &Method::POST, &format!("/snapshot?{query}"), &mut |line| {
+        last = serde_json::from_slice(line)?;
+        match &last {
+            Line::Progress { rows } => progress.at(*rows),
+            Line::Taken { .. } => {}
+            Line::Error { error } => bail!("{error}"),
+        }
+        Ok(true)
+    })?;
+    Ok(last)
+}

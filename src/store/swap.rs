@@ -1,0 +1,105 @@
+//! Putting one database in the place of another, so that a kill anywhere leaves the old or the new one, whole.
+//!
+//! ```text
+//! db.restoring   being built; of no use after a kill
+//! db.restored    built whole and synced; becomes db
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where a database is built that will replace this one.
+pub fn building(database: &Path) -> PathBuf {
+    beside(database, "restoring")
+}
+
+/// A place beside the database, of its name and another ending.
+pub fn beside(database: &Path, ending: &str) -> PathBuf {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    database.with_file_name(name)
+}
+
+/// Puts what was built in the place of the database, which goes on under the name `kept`.
+pub fn replace(database: &Path, kept: &Path) -> io::Result<()> {
+    let built = beside(database, "restored");
+    std::fs::rename(building(database), &built)?;
+    sync_parent(database)?;
+    std::fs::rename(database, kept)?;
+    sync_parent(database)?;
+    std::fs::rename(&built, database)?;
+    sync_parent(database)
+}
+
+/// Finishes or undoes what a kill interrupted. Tells whether a database was put in its place.
+pub fn finish(database: &Path) -> io::Result<bool> {
+    let built = beside(database, "restored");
+    remove_if_there(&building(database))?;
+    if !built.exists() {
+        return Ok(false);
+    }
+    if database.exists() {
+        // The old one had not been moved away yet, so it is the one that counts.
+        remove_if_there(&built)?;
+        return Ok(false);
+    }
+    std::fs::rename(&built, database)?;
+    sync_parent(database)?;
+    Ok(true)
+}
+
+fn remove_if_there(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database_of(home: &Path, name: &str, content: &str) {
+        std::fs::create_dir(home.join(name)).expect("made");
+        std::fs::write(home.join(name).join("db"), content).expect("written");
+    }
+
+    fn content(home: &Path) -> String {
+        std::fs::read_to_string(home.join("db").join("db")).expect("readable")
+    }
+
+    #[test]
+    fn a_kill_anywhere_leaves_the_old_or_the_new_database() {
+        // Where a kill can leave a replacement, and what is there afterwards.
+        for (old, building, built, expected) in
+            [(true, true, false, "old"), (true, false, true, "old"), (false, false, true, "new"), (true, false, false, "old")]
+        {
+            let home = tempfile::tempdir().expect("a directory");
+            for (there, name, text) in [(old, "db", "old"), (building, "db.restoring", "half"), (built, "db.restored", "new")] {
+                if there {
+                    database_of(home.path(), name, text);
+                }
+            }
+            assert_eq!(finish(&home.path().join("db")).expect("finished"), expected == "new");
+            assert_eq!(content(home.path()), expected);
+            assert_eq!(std::fs::read_dir(home.path()).expect("readable").count(), 1, "leftovers");
+        }
+    }
+
+    #[test]
+    fn a_replaced_database_is_kept() {
+        let home = tempfile::tempdir().expect("a directory");
+        database_of(home.path(), "db", "old");
+        database_of(home.path(), "db.restoring", "new");
+        replace(&home.path().join("db"), &home.path().join("db.before")).expect("replaced");
+        assert_eq!(content(home.path()), "new");
+        assert_eq!(std::fs::read_to_string(home.path().join("db.before/db")).expect("kept"), "old");
+    }
+}
