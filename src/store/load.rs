@@ -40,6 +40,14 @@ impl Store {
         Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
     }
 
+    /// How far a task has got and the pieces of it whose bytes are on disk, without its clients; `None` when there is no such
+    /// task.
+    pub fn stored_pieces(&self, id: &TaskId) -> Result<Option<(TaskStatus, Vec<(PieceNumber, PieceDigest)>)>, StoreError> {
+        let Some(status) = self.status(id)? else { return Ok(None) };
+        let stored = self.pieces(id)?.into_iter().filter(|(_, _, stored)| *stored);
+        Ok(Some((status, stored.map(|(piece, digest, _)| (piece, digest)).collect())))
+    }
+
     /// How far the source of a task has got.
     pub(super) fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         let bytes = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))?;
