@@ -18,6 +18,7 @@ use anyhow::bail;
 use home_lock::HomeInUse;
 
 use crate::config::Home;
+use crate::store::swap;
 
 /// Wrong usage is clap's own 2.
 const FAILED: u8 = 1;
@@ -25,7 +26,7 @@ const HOME_IN_USE: u8 = 3;
 
 /// Commands that look at a home make none.
 fn require_home(home: &Home) -> anyhow::Result<()> {
-    if !home.database().is_dir() {
+    if !home.database().is_dir() && !swap::is_interrupted(&home.database()) {
         bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
     }
     Ok(())
