@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::StartError;
 use crate::domain::{Change, PieceDigest, PieceNumber, TaskId};
 use crate::pieces::{PieceFile, Repository};
-use crate::store::Store;
+use crate::store::{Store, StoredPieces};
 
 /// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
 const CHANGES_AT_ONCE: usize = 1_000;
@@ -36,7 +36,7 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
     let mut comparison = Comparison::default();
     let mut named = HashSet::new();
     for id in store.task_ids()? {
-        let Some((status, pieces)) = store.stored_pieces(&id)? else { continue };
+        let Some(StoredPieces { status, pieces }) = store.stored_pieces(&id)? else { continue };
         named.insert(repository.path(&id, status.generation));
         let file = repository.open_task(&id, status.generation, status.piece_size).ok();
         for (piece, digest) in pieces {
@@ -58,7 +58,7 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
 pub fn recorded_bytes(store: &Store) -> Result<u64, StartError> {
     let mut bytes = 0;
     for id in store.task_ids()? {
-        let pieces = store.stored_pieces(&id)?.map(|(_, pieces)| pieces).unwrap_or_default();
+        let pieces = store.stored_pieces(&id)?.map(|stored| stored.pieces).unwrap_or_default();
         bytes += pieces.iter().map(|(_, digest)| u64::from(digest.slot_len())).sum::<u64>();
     }
     Ok(bytes)

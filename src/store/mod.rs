@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use commit::CHUNK_BYTES;
 pub use commit::{CommitFailed, Committer, Durability, Room, Ticket};
-pub use load::{StoredProgress, TaskRows};
+pub use load::{StoredPieces, StoredProgress, TaskRows};
 pub use migrate::migration_steps;
 pub use records::RecordError;
 pub use schema::SCHEMA_VERSION;
