@@ -131,6 +131,10 @@ impl Cluster {
     fn open_as_it_is(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
         let home = Home::new(config.home.clone());
         let before_migration = |store: &Store| {
+            // A database that damage threw back to an older schema must not become the newest snapshot.
+            if !accept_loss {
+                store.refuse_loss()?;
+            }
             let taken = snapshots::take_of_stopped(store, &snapshots::before_migration_path(&home), &mut |_| ())?;
             tracing::info!(path = %taken.path.display(), rows = taken.rows, "took a snapshot before migrating the database");
             Ok::<_, StartError>(())

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use super::StartError;
 use crate::domain::{Change, PieceDigest, PieceNumber, TaskId};
 use crate::pieces::{PieceFile, Repository};
-use crate::store::Store;
+use crate::store::{Store, StoredPieces};
+
+/// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
+const CHANGES_AT_ONCE: usize = 1_000;
 
 /// How a piece that is recorded as stored was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +36,10 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
     let mut comparison = Comparison::default();
     let mut named = HashSet::new();
     for id in store.task_ids()? {
-        let Some(rows) = store.task(&id)? else { continue };
-        named.insert(repository.path(&id, rows.status.generation));
-        let file = repository.open_task(&id, rows.status.generation, rows.status.piece_size).ok();
-        for (piece, digest, _) in rows.pieces.into_iter().filter(|(_, _, stored)| *stored) {
+        let Some(StoredPieces { status, pieces }) = store.stored_pieces(&id)? else { continue };
+        named.insert(repository.path(&id, status.generation));
+        let file = repository.open_task(&id, status.generation, status.piece_size).ok();
+        for (piece, digest) in pieces {
             let bytes = u64::from(digest.slot_len());
             comparison.pieces += 1;
             comparison.bytes += bytes;
@@ -55,8 +58,8 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
 pub fn recorded_bytes(store: &Store) -> Result<u64, StartError> {
     let mut bytes = 0;
     for id in store.task_ids()? {
-        let pieces = store.task(&id)?.map(|rows| rows.pieces).unwrap_or_default();
-        bytes += pieces.iter().filter(|(_, _, stored)| *stored).map(|(_, digest, _)| u64::from(digest.slot_len())).sum::<u64>();
+        let pieces = store.stored_pieces(&id)?.map(|stored| stored.pieces).unwrap_or_default();
+        bytes += pieces.iter().map(|(_, digest)| u64::from(digest.slot_len())).sum::<u64>();
     }
     Ok(bytes)
 }
@@ -78,5 +81,8 @@ pub fn mark_lost(store: &Store, comparison: &Comparison) -> Result<(), StartErro
     let lost = comparison.lost.iter();
     let changes: Vec<Change> =
         lost.map(|(task, piece, digest, _)| Change::PieceLost { task: *task, piece: *piece, digest: *digest }).collect();
-    Ok(store.write(&changes)?)
+    for some in changes.chunks(CHANGES_AT_ONCE) {
+        store.write(some)?;
+    }
+    Ok(())
 }

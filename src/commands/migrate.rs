@@ -25,6 +25,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     }
     let path = snapshots::before_migration_path(&home);
     Store::open_with(&home.database(), &|store| {
+        store.refuse_loss()?;
         let taken = snapshots::take_of_stopped(store, &path, &mut |_| ())?;
         println!("took a snapshot before: {}", taken.path.display());
         Ok::<_, SnapshotError>(())

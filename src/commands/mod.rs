@@ -21,10 +21,9 @@ use anyhow::bail;
 use home_lock::HomeInUse;
 use serve::SourcePattern;
 
-use crate::config::ConfigError;
-
 use crate::cli::HomeArgs;
-use crate::config::{Home, Sources};
+use crate::config::{ConfigError, Home, Sources};
+use crate::store::swap;
 
 const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
@@ -42,7 +41,7 @@ fn home_of(args: &HomeArgs) -> anyhow::Result<Home> {
 
 /// Commands that look at a home make none.
 fn require_home(home: &Home) -> anyhow::Result<()> {
-    if !home.database().is_dir() {
+    if !home.database().is_dir() && !swap::is_interrupted(&home.database()) {
         bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
     }
     Ok(())

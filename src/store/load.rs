@@ -12,6 +12,13 @@ pub struct StoredProgress {
     pub servable: PieceSet,
 }
 
+/// What of a task is on disk, without its clients.
+#[derive(Debug)]
+pub struct StoredPieces {
+    pub status: TaskStatus,
+    pub pieces: Vec<(PieceNumber, PieceDigest)>,
+}
+
 /// Everything stored about one task, its rows in the order of their keys.
 #[derive(Debug)]
 pub struct TaskRows {
@@ -38,6 +45,14 @@ impl Store {
         let Some(status) = self.status(id)? else { return Ok(None) };
         let spec = self.source(id)?;
         Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
+    }
+
+    /// The pieces of a task whose bytes are on disk; `None` when there is no such task.
+    pub fn stored_pieces(&self, id: &TaskId) -> Result<Option<StoredPieces>, StoreError> {
+        let Some(status) = self.status(id)? else { return Ok(None) };
+        let stored = self.pieces(id)?.into_iter().filter(|(_, _, stored)| *stored);
+        let pieces = stored.map(|(piece, digest, _)| (piece, digest)).collect();
+        Ok(Some(StoredPieces { status, pieces }))
     }
 
     /// How far the source of a task has got.

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use batches::CHUNK_BYTES;
 pub use commit::{CommitFailed, Committer, Durability, Room, Ticket};
-pub use load::{StoredProgress, TaskRows};
+pub use load::{StoredPieces, StoredProgress, TaskRows};
 pub use migrate::migration_steps;
 pub use records::RecordError;
 pub use schema::SCHEMA_VERSION;
@@ -152,7 +152,7 @@ impl Store {
         let db = open_or_heal(path)?;
         let found = migrate::refuse_newer(&db)?;
         if found != 0 && found < SCHEMA_VERSION {
-            before_migration(&Self::to_read(path, db.clone(), found)?)?;
+            before_migration(&Self::to_read(path, db.clone(), found)?.counting_loss()?)?;
         }
         Ok(Self::migrate(path, db)?)
     }
@@ -195,9 +195,12 @@ impl Store {
 
     /// Opens the database for a check: for reading, but telling whether commits were lost.
     pub fn open_to_check(path: &Path) -> Result<Self, StoreError> {
-        let store = Self::open_to_read(path)?;
-        let (_, marked) = mark::Mark::open(path).map_err(sync_failed(path))?;
-        Ok(Self { lost_commits: marked.saturating_sub(store.commits()), ..store })
+        Self::open_to_read(path)?.counting_loss()
+    }
+
+    fn counting_loss(self) -> Result<Self, StoreError> {
+        let (_, marked) = mark::Mark::open(&self.path).map_err(sync_failed(&self.path))?;
+        Ok(Self { lost_commits: marked.saturating_sub(self.commits()), ..self })
     }
 
     /// Opens a database that was just built and that no service has had yet, for writing and without counting a boot.

@@ -33,6 +33,11 @@ pub fn replace(database: &Path, kept: &Path) -> io::Result<()> {
     sync_parent(database)
 }
 
+/// Whether a kill came between the old database's going and the new one's coming; [`finish`] puts that right.
+pub fn is_interrupted(database: &Path) -> bool {
+    !database.exists() && beside(database, "restored").exists()
+}
+
 /// Finishes or undoes what a kill interrupted. Tells whether a database was put in its place.
 pub fn finish(database: &Path) -> io::Result<bool> {
     let built = beside(database, "restored");
@@ -87,6 +92,7 @@ mod tests {
                     database_of(home.path(), name, text);
                 }
             }
+            assert_eq!(is_interrupted(&home.path().join("db")), !old, "what keeps a command from saying that there is no home");
             assert_eq!(finish(&home.path().join("db")).expect("finished"), expected == "new");
             assert_eq!(content(home.path()), expected);
             assert_eq!(std::fs::read_dir(home.path()).expect("readable").count(), 1, "leftovers");

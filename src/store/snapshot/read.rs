@@ -5,7 +5,6 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use sled::Batch;
 
 use super::SnapshotError;
 use super::format::{End, FORMAT_VERSION, Frame, HEAD_BYTES, Header, Kind, MAGIC, Row, take_row};
@@ -45,22 +44,16 @@ pub fn build(path: &Path, database: &Path) -> Result<Contents, SnapshotError> {
     let (mut reader, header) = Reader::open(path)?;
     let db = open_sled(database)?;
     let trees = Trees::open(&db)?;
-    let mut batch = (Table::Sources, Batch::default(), 0_usize);
     let mut unflushed = 0;
     let end = reader.rows(&mut |table, (key, value)| {
-        if table != batch.0 || batch.2 > BATCH_BYTES {
-            unflushed += batch.2;
-            apply(&trees, std::mem::replace(&mut batch, (table, Batch::default(), 0)))?;
-            if unflushed > UNFLUSHED_BYTES {
-                db.flush().map_err(StoreError::sled("flush"))?;
-                unflushed = 0;
-            }
+        put(&trees, table, (key, value)).map_err(StoreError::sled("write a restored row"))?;
+        unflushed += key.len() + value.map_or(0, <[u8]>::len);
+        if unflushed > UNFLUSHED_BYTES {
+            db.flush().map_err(StoreError::sled("flush"))?;
+            unflushed = 0;
         }
-        batch.2 += key.len() + value.map_or(0, <[u8]>::len);
-        put(&mut batch.1, table, (key, value));
         Ok(())
     })?;
-    apply(&trees, batch)?;
     // The node is drawn anew: what happened after the snapshot is lost, and clients should notice.
     trees.set_commits(end.commits)?;
     migrate::set_version(&db, header.schema)?;
@@ -71,32 +64,26 @@ pub fn build(path: &Path, database: &Path) -> Result<Contents, SnapshotError> {
     Ok(Contents { header, rows: end.rows, commits: end.commits })
 }
 
-/// Bytes of keys and values that are written at once. Larger batches gather in sled's memory.
-const BATCH_BYTES: usize = 1024 * 1024;
-/// Bytes that are written before they are flushed, for the same reason.
-const UNFLUSHED_BYTES: usize = 16 * BATCH_BYTES;
+/// Bytes that are written before they are flushed: what waits gathers in sled's memory.
+const UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
 
-fn apply(trees: &Trees, (table, batch, _): (Table, Batch, usize)) -> Result<(), SnapshotError> {
-    Ok(table.tree(trees).apply_batch(batch).map_err(StoreError::sled("write a restored row"))?)
-}
-
-fn put(batch: &mut Batch, table: Table, (key, value): Row<'_>) {
-    match (table, split_task(key)) {
-        // Cut into the chunks that the database has; a task that is no more has had no chunks before.
-        (Table::Sources, Some((task, _))) => {
-            let chunks = value.unwrap_or_default().chunks(CHUNK_BYTES);
+/// Writes one row. Not as part of a batch: nobody uses the database before it is whole, and sled's batches cost it more
+/// memory than they have bytes.
+fn put(trees: &Trees, table: Table, (key, value): Row<'_>) -> Result<(), sled::Error> {
+    let tree = table.tree(trees);
+    match (table, split_task(key), value) {
+        // Cut into the chunks that the database has.
+        (Table::Sources, Some((task, _)), value) => {
             let mut next = 0;
-            for chunk in chunks {
-                batch.insert(source_key(&task, next).as_slice(), chunk);
+            for chunk in value.unwrap_or_default().chunks(CHUNK_BYTES) {
+                tree.insert(source_key(&task, next), chunk)?;
                 next += 1;
             }
             // An earlier row of the same task may have been longer, by no more than a record can have.
-            (next..next + RECORD_CHUNKS_MAX).for_each(|rest| batch.remove(source_key(&task, rest).as_slice()));
+            (next..next + RECORD_CHUNKS_MAX).try_for_each(|rest| tree.remove(source_key(&task, rest)).map(drop))
         }
-        (_, _) => match value {
-            Some(value) => batch.insert(key, value),
-            None => batch.remove(key),
-        },
+        (_, _, Some(value)) => tree.insert(key, value).map(drop),
+        (_, _, None) => tree.remove(key).map(drop),
     }
 }
 

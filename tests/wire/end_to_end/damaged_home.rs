@@ -14,7 +14,7 @@ use crate::harness::pieces::random_content;
 use crate::harness::service::{Service, binary};
 
 /// Where bits are flipped in each file, evenly spread over what is used of it.
-const FLIPS: usize = 48;
+const FLIPS: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Damage {
