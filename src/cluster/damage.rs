@@ -65,6 +65,13 @@ impl Cluster {
         }
     }
 
+    /// Looks at a piece of our own that a client could not get.
+    pub(super) fn look_at_piece(self: &Arc<Self>, cell: &Arc<Cell>, piece: PieceNumber) {
+        let range = cell.lock().swarm.status().piece_size.slot_range(piece);
+        // A piece that is no longer the file's is nobody's trouble.
+        let _ = self.look_at_own(cell, Look::Piece(range));
+    }
+
     /// Looks at all pieces of our own: the disk that damaged the database may have damaged them, too.
     pub(super) fn look_at_everything(self: &Arc<Self>) {
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();

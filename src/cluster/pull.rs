@@ -66,7 +66,7 @@ impl Cluster {
 
     /// Takes a report in and decides what the client should do. Returns once everything that the answer speaks of is
     /// durable; with nothing to do, it waits a while for something to turn up.
-    pub async fn pull(&self, task: &TaskId, client: ClientId, told: Told) -> Result<Decision, CallError> {
+    pub async fn pull(self: &Arc<Self>, task: &TaskId, client: ClientId, told: Told) -> Result<Decision, CallError> {
         let cell = self.cell(task)?;
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
@@ -82,6 +82,9 @@ impl Cluster {
             (decision, inner.submit(room, &mut effects))
         };
         cell.wake(effects.openings);
+        if let Some(piece) = effects.suspect {
+            self.look_at_piece(&cell, piece);
+        }
         ticket.durable().await?;
         match decision {
             // A client with pieces on their way is answered at once: while it waits for us, it may be unable to report.

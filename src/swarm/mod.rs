@@ -130,6 +130,8 @@ pub struct Effects {
     pub changes: Vec<Change>,
     /// How many waiting clients may now find something to do.
     pub openings: u32,
+    /// A piece on our own disk that a client could not get from us: it may be damaged.
+    pub suspect: Option<PieceNumber>,
 }
 
 impl Effects {
@@ -615,7 +617,11 @@ impl Swarm {
             let lease = member.leases.iter().find(|lease| lease.piece == piece)?;
             match &lease.server {
                 Server::Peer(endpoint) => Some(endpoint.client.clone()),
-                Server::Seed => None,
+                Server::Seed => {
+                    // Clients before 0.4.3 have no other way to say that its bytes are wrong.
+                    effects.suspect = Some(piece);
+                    None
+                }
             }
         });
         self.end_lease(now, ordinal, piece, effects);

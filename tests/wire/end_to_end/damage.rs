@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::download;
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, get, with_header};
 use crate::harness::origin::{File, Origin};
@@ -21,6 +23,7 @@ struct Stage {
     origin: Origin,
     service: Service,
     content: Bytes,
+    url: String,
     task: String,
 }
 
@@ -30,7 +33,7 @@ impl Stage {
         let (origin, service, content) = (Origin::start().await, Service::start().await, random_content(FILE_BYTES));
         let url = origin.put("file", File::new(content.clone()));
         let task = download(&service, &url).await.task;
-        Self { origin, service, content, task }
+        Self { origin, service, content, url, task }
     }
 
     /// Turns a byte of a stored piece around.
@@ -102,6 +105,20 @@ async fn a_damaged_piece_is_fetched_again_and_nothing_else() {
         assert!(stage.is_served_right(piece).await, "piece {piece} is damaged");
     }
     eventually("the task is as it was", async || (stage.service.dump().await.sorted() == before).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_reports_no_bad_pieces_gets_a_damaged_one_all_the_same() {
+    let stage = Stage::set().await;
+    for (piece, release) in [(1, &Release::GO_0_3_0), (2, &Release::PYTHON_0_2)] {
+        stage.damage(piece);
+        let client = Arc::new(Client::start(release).await);
+        let downloaded = client.download(stage.service.api(), &Wanted::url(&stage.url)).await;
+        let downloaded = downloaded.unwrap_or_else(|surprise| panic!("{}: {surprise}", release.name));
+        assert!(downloaded.content == stage.content, "{} ended with other bytes", release.name);
+        assert!(stage.is_served_right(piece).await, "piece {piece} is damaged");
+    }
+    assert_eq!(stage.asked_again(), [content_range(1), content_range(2)], "exactly the damaged pieces");
 }
 
 #[tokio::test(flavor = "multi_thread")]
