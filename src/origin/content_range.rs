@@ -75,7 +75,7 @@ impl RequestedRange {
             (Some(part), Some(content)) => part.min(content),
             (part, content) => part.or(content).unwrap_or(sent.last),
         };
-        (sent.last == expected_last).then_some((content_last.map(|last| last - offset + 1), start))
+        (sent.last == expected_last).then_some((content_last.map(|last| (last - offset).saturating_add(1)), start))
     }
 }
 
@@ -112,13 +112,13 @@ impl ContentRange {
             "*" => None,
             total => Some(total.parse().ok()?),
         };
-        (first <= last && total.is_none_or(|total| last < total)).then_some(Self { first, last, total })
+        // A file's length is a number as well: none has a last byte that leaves no room for it.
+        (first <= last && last < total.unwrap_or(u64::MAX)).then_some(Self { first, last, total })
     }
 }
 
 /// The length that a 416 tells: `Content-Range: bytes */total`.
-pub fn unsatisfied_total(response: &reqwest::Response) -> Option<u64> {
-    let value = response.headers().get(http::header::CONTENT_RANGE)?.to_str().ok()?;
+pub fn parse_unsatisfied(value: &str) -> Option<u64> {
     value.trim().strip_prefix("bytes */")?.trim().parse().ok()
 }
 
@@ -130,7 +130,16 @@ mod tests {
     fn a_content_range_that_contradicts_itself_is_none() {
         assert_eq!(ContentRange::parse("bytes 5-9/10"), Some(ContentRange { first: 5, last: 9, total: Some(10) }));
         assert_eq!(ContentRange::parse("bytes 5-9/*"), Some(ContentRange { first: 5, last: 9, total: None }));
-        for wrong in ["", "5-9/10", "bytes 9-5/10", "bytes 5-10/10", "bytes */10", "bytes a-b/c", "bytes 5-9"] {
+        for wrong in [
+            "",
+            "5-9/10",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes */10",
+            "bytes a-b/c",
+            "bytes 5-9",
+            "bytes 0-18446744073709551615/*",
+        ] {
             assert_eq!(ContentRange::parse(wrong), None, "{wrong:?}");
         }
     }
@@ -166,5 +175,14 @@ mod tests {
         let opaque = RequestedRange::of_task(Some("bytes=-5"));
         assert_eq!(opaque, RequestedRange::Opaque("bytes=-5".into()));
         assert_eq!(opaque.header(Part::from(9)).as_deref(), Some("bytes=-5"));
+    }
+
+    #[test]
+    fn a_range_up_to_the_largest_number_is_as_long_as_the_file() {
+        let all = RequestedRange::of_task(Some("bytes=0-18446744073709551615"));
+        let sent = ContentRange { first: 0, last: 9, total: Some(10) };
+        assert_eq!(all.place(&sent, Part::ALL), Some((Some(10), 0)));
+        let untold = ContentRange { total: None, ..sent };
+        assert_eq!(all.place(&untold, Part { first: 0, last: Some(9) }), Some((Some(u64::MAX), 0)));
     }
 }

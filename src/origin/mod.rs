@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::domain::{TaskSpec, Validators};
 pub use content_range::Part;
-use content_range::{ContentRange, RequestedRange};
+use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -95,7 +95,10 @@ pub struct Source {
 /// Checks that a text is a URL that can be fetched at all.
 pub fn parse_url(text: &str) -> Result<Url, OriginError> {
     // The parser mends what is no URL by the letter: `http:host`, `http:///host`, surrounding spaces.
-    let by_the_letter = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '?', '#', '\\']));
+    let by_the_letter = text.split_once("://").is_some_and(|(scheme, rest)| {
+        let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        known && !rest.starts_with(['/', '?', '#', '\\'])
+    });
     if !by_the_letter || text.trim() != text || text.contains(char::is_control) {
         return Err(OriginError::Url);
     }
@@ -191,7 +194,8 @@ fn read_answer(
             asked.place(&range, part).filter(|(_, start)| *start == part.first).ok_or(OriginError::RangeIgnored)?
         }
         StatusCode::RANGE_NOT_SATISFIABLE if part != Part::ALL => {
-            let at_end = !asked.is_part() && content_range::unsatisfied_total(&response) == Some(part.first);
+            let at_end =
+                !asked.is_part() && text(header::CONTENT_RANGE).and_then(|value| parse_unsatisfied(&value)) == Some(part.first);
             return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
         }
         status => return Err(OriginError::Status(status)),
