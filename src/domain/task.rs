@@ -54,7 +54,8 @@ pub fn redacted_url(url: &str) -> String {
     let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
     let mut shown = match base.split_once("://") {
         Some((scheme, after)) => {
-            let authority_len = after.find('/').unwrap_or(after.len());
+            // Sources are asked at a URL in which a backslash is as good as a slash.
+            let authority_len = after.find(['/', '\\']).unwrap_or(after.len());
             let (authority, path) = after.split_at(authority_len);
             let host = authority.rsplit_once('@').map_or(authority, |(_secret, host)| host);
             format!("{scheme}://{host}{path}")
@@ -157,6 +158,7 @@ mod tests {
             ("http://user:pass@h:80/p?token=1&x#frag", "http://h:80/p?token=…&…"),
             ("https://h?sig=a=b", "https://h?sig=…"),
             ("http://a:b@c@h/", "http://h/"),
+            (r"http://h\path@x?a=b", r"http://h\path@x?a=…"),
             ("no url", "no url"),
         ] {
             assert_eq!(redacted_url(url), shown);
