@@ -98,6 +98,9 @@ fn task_spec(params: &Params<'_>) -> Result<TaskSpec, BadRegistration> {
         return Err(BadParam::new("headers", format!("must be at most {HEADERS_MAX}")).into());
     }
     let headers = joined(pairs);
+    if headers.iter().any(|(name, value)| [name, value].iter().any(|text| text.contains(['\r', '\n', '\0']))) {
+        return Err(BadParam::new("headers", "must not contain line breaks or NUL").into());
+    }
     let sign = if md5.is_empty() { &identifier } else { params.text("md5")? };
     Ok(TaskSpec {
         id: TaskId::derive(&task_url, sign, range_header(&headers).unwrap_or_default()),
@@ -136,7 +139,7 @@ fn limited<'p>(params: &'p Params<'_>, name: &'static str, max_bytes: usize) -> 
 }
 
 /// The host of `host`, `host:port`, `[v6]:port` or a bare IPv6 address.
-fn host_part(text: &str) -> &str {
+pub fn host_part(text: &str) -> &str {
     if let Some(rest) = text.strip_prefix('[') {
         return rest.split(']').next().unwrap_or_default();
     }
@@ -147,7 +150,7 @@ fn host_part(text: &str) -> &str {
 }
 
 /// The URL without the query parameters that are filtered out, spelt as it was otherwise.
-fn without_filtered(raw_url: &str, url: &Url, filters: &[String]) -> String {
+pub fn without_filtered(raw_url: &str, url: &Url, filters: &[String]) -> String {
     let names: Vec<&str> = filters.iter().flat_map(|filter| filter.split('&')).filter(|name| !name.is_empty()).collect();
     let Some((base, rest)) = raw_url.split_once('?').filter(|_| !names.is_empty() && url.query().is_some()) else {
         return raw_url.to_owned();
@@ -220,6 +223,14 @@ mod tests {
         let headers = |count: usize| (0..count).map(|number| format!("&headers=H{number}:1")).collect::<String>();
         assert!(form(&headers(HEADERS_MAX)).is_ok());
         assert!(matches!(form(&headers(HEADERS_MAX + 1)), Err(BadRegistration::Param(BadParam { name: "headers", .. }))));
+    }
+
+    #[test]
+    fn headers_that_would_be_several_are_refused() {
+        for header in ["A:1%0D%0AB:2", "A%0AB:1", "A:1%002"] {
+            let refused = form(&format!("&headers={header}"));
+            assert!(matches!(refused, Err(BadRegistration::Param(BadParam { name: "headers", .. }))), "{header}");
+        }
     }
 
     #[test]
