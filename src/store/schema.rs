@@ -3,6 +3,8 @@
 use sled::{IVec, Tree};
 
 use super::StoreError;
+use crate::domain::piece::PIECES_MAX;
+use crate::domain::piece_set::CHUNK_PIECES;
 use crate::domain::{ClientId, PieceNumber, TaskId};
 
 /// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
@@ -93,8 +95,10 @@ pub fn split_task(key: &[u8]) -> Option<(TaskId, &[u8])> {
     Some((TaskId::from_bytes(*task), rest))
 }
 
+/// A piece that no file has is no piece: tables as long as its number would be made for it.
 pub fn parse_piece(rest: &[u8]) -> Option<PieceNumber> {
-    Some(PieceNumber(u32::from_be_bytes(rest.try_into().ok()?)))
+    let piece = u32::from_be_bytes(rest.try_into().ok()?);
+    (piece < PIECES_MAX).then_some(PieceNumber(piece))
 }
 
 pub fn parse_client(bytes: &[u8]) -> Option<ClientId> {
@@ -105,7 +109,8 @@ pub fn parse_client(bytes: &[u8]) -> Option<ClientId> {
 pub fn parse_progress(rest: &[u8]) -> Option<(ClientId, u32)> {
     let (&length, rest) = rest.split_first()?;
     let (client, chunk) = rest.split_at_checked(usize::from(length))?;
-    Some((parse_client(client)?, u32::from_be_bytes(chunk.try_into().ok()?)))
+    let chunk = u32::from_be_bytes(chunk.try_into().ok()?);
+    (chunk < PIECES_MAX / CHUNK_PIECES).then_some((parse_client(client)?, chunk))
 }
 
 #[cfg(test)]
