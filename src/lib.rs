@@ -35,6 +35,8 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod domain;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod http;
 pub mod origin;
 pub mod pieces;

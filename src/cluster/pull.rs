@@ -13,7 +13,7 @@ use crate::swarm::{Decision, Effects, Event, Refusal, Report, Swarm};
 use crate::telemetry::metrics::METRICS;
 
 /// What a client tells about itself or about a range of its file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Started,
     /// Nothing: it only asks.

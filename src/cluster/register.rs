@@ -22,7 +22,7 @@ const PUT_OFF_MAX: u8 = 3;
 const RACES_MAX: usize = 3;
 
 /// What a client brings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub spec: TaskSpec,
     pub peer: Peer,

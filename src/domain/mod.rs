@@ -6,6 +6,8 @@
 pub mod change;
 pub mod client;
 pub mod digest;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod ids;
 pub mod moment;
 pub mod piece;

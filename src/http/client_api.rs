@@ -24,12 +24,12 @@ use crate::telemetry::metrics::METRICS;
 /// The supernode's own client ids begin like this.
 const SEED_PREFIX: &str = "cdnnode:";
 /// Nodes of one answer.
-const NODES_MAX: usize = 1000;
+pub const NODES_MAX: usize = 1000;
 
 /// `GET /peer/service/down`
 pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
     let params = Params::of_query(&query);
-    let (task, client) = match task_id(&params).and_then(|task| Ok((task, client_id(&params, "cid")?))) {
+    let (task, client) = match read_going_down(&params) {
         Ok(call) => call,
         Err(bad) => return illegal(&bad),
     };
@@ -39,6 +39,10 @@ pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
         Ok(()) => Answer::code(Dialect::of(&params, version).going_down_accepted()),
         Err(error) => refusal(&error),
     }
+}
+
+pub fn read_going_down(params: &Params<'_>) -> Result<(TaskId, ClientId), BadParam> {
+    Ok((task_id(params)?, client_id(params, "cid")?))
 }
 
 /// `GET /peer/piece/error`
@@ -54,9 +58,9 @@ pub async fn piece_error(api: Arc<Api>, query: String) -> Answer {
     }
 }
 
-type PieceError = (TaskId, ClientId, Accused, Option<std::ops::RangeInclusive<u64>>);
+pub type PieceError = (TaskId, ClientId, Accused, Option<std::ops::RangeInclusive<u64>>);
 
-fn read_piece_error(params: &Params<'_>) -> Result<PieceError, BadParam> {
+pub fn read_piece_error(params: &Params<'_>) -> Result<PieceError, BadParam> {
     let task = task_id(params)?;
     let client = client_id(params, "srcCid")?;
     let server = client_id(params, "dstCid")?;
@@ -112,7 +116,7 @@ pub async fn heartbeat(api: Arc<Api>, body: Bytes) -> Response {
     warp::reply::json(&Heartbeat { code: 200, msg: "success", data: &data, bare: &data }).into_response()
 }
 
-fn read_address(params: &Params<'_>) -> Result<(ClientId, std::net::IpAddr, u16), BadParam> {
+pub fn read_address(params: &Params<'_>) -> Result<(ClientId, std::net::IpAddr, u16), BadParam> {
     let client = client_id(params, "cID")?;
     let ip = params.required("IP")?.parse().map_err(|_| BadParam::new("IP", "must be an IP address"))?;
     Ok((client, ip, params.number("port", "a number from 0 to 65535")?))
@@ -125,17 +129,26 @@ pub async fn network(api: Arc<Api>, query: String, body: Bytes) -> Answer {
         Ok(params) => params,
         Err(answer) => return answer,
     };
-    let read = || -> Result<(HashSet<String>, usize, usize), BadParam> {
-        let start = optional_number(&page, "start", 0)?;
-        let limit = optional_number(&page, "limit", NODES_MAX)?.min(NODES_MAX);
-        Ok((params.list("urls")?.into_iter().collect(), start, limit))
-    };
-    let (urls, start, limit) = match read() {
-        Ok(asked) => asked,
+    let Page { urls, start, limit } = match read_page(&page, &params) {
+        Ok(page) => page,
         Err(bad) => return illegal(&bad),
     };
     let nodes: Vec<NodeData> = api.cluster.network(&urls, start, limit).iter().map(NodeData::from).collect();
     Answer::data(Code::Success, serde_json::json!({ "nodes": nodes }))
+}
+
+/// Which nodes are asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    pub urls: HashSet<String>,
+    pub start: usize,
+    pub limit: usize,
+}
+
+pub fn read_page(query: &Params<'_>, body: &Params<'_>) -> Result<Page, BadParam> {
+    let start = optional_number(query, "start", 0)?;
+    let limit = optional_number(query, "limit", NODES_MAX)?.min(NODES_MAX);
+    Ok(Page { urls: body.list("urls")?.into_iter().collect(), start, limit })
 }
 
 fn optional_number(params: &Params<'_>, name: &'static str, default: usize) -> Result<usize, BadParam> {
@@ -145,13 +158,26 @@ fn optional_number(params: &Params<'_>, name: &'static str, default: usize) -> R
 /// `POST /task/metrics`
 pub async fn task_metrics(body: Bytes) -> Answer {
     match read_object(&body).map(|params| read_metrics(&params)) {
-        Ok(Ok(())) => Answer::code(Code::Success),
+        Ok(Ok(told)) => {
+            told.count();
+            Answer::code(Code::Success)
+        }
         Ok(Err(bad)) => illegal(&bad),
         Err(answer) => answer,
     }
 }
 
-fn read_metrics(params: &Params<'_>) -> Result<(), BadParam> {
+/// How a client says that its download went.
+#[derive(Debug, PartialEq)]
+pub struct DownloadTold {
+    pub seconds: f64,
+    /// Bytes that arrived; `None` for a download that failed.
+    pub bytes: Option<u64>,
+    pub call_system: String,
+    pub backsource_reason: String,
+}
+
+pub fn read_metrics(params: &Params<'_>) -> Result<DownloadTold, BadParam> {
     let success = params.flag("success")?;
     let seconds: f64 =
         params.text("duration")?.parse().unwrap_or(if params.text("duration")?.is_empty() { 0.0 } else { f64::NAN });
@@ -163,16 +189,27 @@ fn read_metrics(params: &Params<'_>) -> Result<(), BadParam> {
         "" => -1,
         text => text.parse().map_err(|_| BadParam::new("fileLength", "must be a number of bytes"))?,
     };
-    let call_system = METRICS.call_system(params.text("callSystem")?);
-    METRICS.dfget_download.with_label_values(&[&*call_system]).inc();
-    METRICS.dfget_download_duration.with_label_values(&[&*call_system]).observe(seconds);
-    if success {
-        METRICS.dfget_download_bytes.with_label_values(&[&*call_system]).inc_by(u64::try_from(length).unwrap_or(0));
-    } else {
-        let reason = METRICS.reason(params.text("backsourceReason")?);
-        METRICS.dfget_download_failed.with_label_values(&[&*call_system, &*reason]).inc();
+    Ok(DownloadTold {
+        seconds,
+        bytes: success.then(|| u64::try_from(length).unwrap_or(0)),
+        call_system: params.text("callSystem")?.to_owned(),
+        backsource_reason: params.text("backsourceReason")?.to_owned(),
+    })
+}
+
+impl DownloadTold {
+    fn count(&self) {
+        let call_system = METRICS.call_system(&self.call_system);
+        METRICS.dfget_download.with_label_values(&[&*call_system]).inc();
+        METRICS.dfget_download_duration.with_label_values(&[&*call_system]).observe(self.seconds);
+        match self.bytes {
+            Some(bytes) => METRICS.dfget_download_bytes.with_label_values(&[&*call_system]).inc_by(bytes),
+            None => {
+                let reason = METRICS.reason(&self.backsource_reason);
+                METRICS.dfget_download_failed.with_label_values(&[&*call_system, &*reason]).inc();
+            }
+        }
     }
-    Ok(())
 }
 
 /// `GET /metrics`
@@ -201,7 +238,7 @@ pub async fn version() -> Response {
     .into_response()
 }
 
-fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
+pub fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(Params::of_object(object)),
         _ => Err(Answer::transport(StatusCode::BAD_REQUEST, "the body is not a JSON object")),

@@ -9,6 +9,8 @@ mod connections;
 mod control;
 mod dialect;
 mod download;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod observed;
 mod params;
 mod peer_api;

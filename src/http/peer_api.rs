@@ -1,6 +1,7 @@
 //! The endpoints that clients call: registration, pulling pieces, reporting them.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,9 +106,9 @@ pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
     }
 }
 
-type TaskCall = (TaskId, ClientId, Told);
+pub type TaskCall = (TaskId, ClientId, Told);
 
-fn read_task_call(params: &Params<'_>) -> Result<TaskCall, BadParam> {
+pub fn read_task_call(params: &Params<'_>) -> Result<TaskCall, BadParam> {
     let task = task_id(params)?;
     let client = client_id(params, "srcCid")?;
     let told = match params.number("status", "700, 701 or 702")? {
@@ -144,7 +145,7 @@ fn result(params: &Params<'_>) -> Result<Option<u16>, BadParam> {
     params.number("result", "500, 501, 502 or 503").map(Some)
 }
 
-fn read_piece_call(params: &Params<'_>) -> Result<(TaskId, ClientId, std::ops::RangeInclusive<u64>), BadParam> {
+pub fn read_piece_call(params: &Params<'_>) -> Result<(TaskId, ClientId, RangeInclusive<u64>), BadParam> {
     let task = task_id(params)?;
     let client = client_id(params, "cid")?;
     let range =

@@ -5,6 +5,8 @@
 //! Must not: retry, wait between requests, or keep bytes. That is `cdn`'s.
 
 mod content_range;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 
 use std::time::Duration;
 

@@ -17,6 +17,8 @@
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
 
 mod commit;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod load;
 mod migrate;
 mod records;
