@@ -15,13 +15,11 @@ use crate::harness::pieces::{PIECE_SIZE, range_of};
 use crate::harness::service::Service;
 use crate::oracle::{DOWN_MAX, SURELY_RUNNING, UP_MAX};
 use crate::scene::{Scene, picked};
-use crate::sequential::{resident_bytes, runner};
+use crate::sequential::{check_memory, runner};
 use crate::wire::{Checked, HandedOut, call, expect_code, is_seed, read_pieces};
 
 const CASES: u64 = 12;
 const STEPS_MAX: usize = 40;
-/// What the service may hold at the end. Bytes. A case's file has 8 MiB and passes through buffers of a few pieces.
-const RESIDENT_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 #[test]
 fn many_clients_at_once_are_never_told_what_cannot_be() {
@@ -35,8 +33,7 @@ fn many_clients_at_once_are_never_told_what_cannot_be() {
         runtime.block_on(play(&service, &origin, kind, programs, case.get())).map_err(TestCaseError::fail)
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    let resident = resident_bytes(service.pid()).expect("the service lives");
-    assert!(resident <= RESIDENT_MAX_BYTES, "the service holds {resident} bytes");
+    check_memory(&service).expect("the service does not grow");
 }
 
 async fn play(service: &Service, origin: &Origin, kind: SourceKind, programs: Vec<Vec<Step>>, case: u64) -> Checked {
