@@ -8,11 +8,11 @@ pub use crate::http::fuzzing::{bodies, query, range, registration, url};
 pub use crate::origin::fuzzing::content_range;
 pub use crate::store::fuzzing::record;
 
-/// What is run on an input.
-pub type Target = fn(&[u8]);
+/// The name of a target, and what it asserts of an input.
+pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target by its name.
-pub const TARGETS: [(&str, Target); 8] = [
+/// Every target.
+pub const TARGETS: [Target; 8] = [
     ("bodies", bodies),
     ("content_range", content_range),
     ("query", query),
@@ -31,7 +31,7 @@ mod tests {
 
     use super::TARGETS;
 
-    /// Names and contents of a directory's entries.
+    /// Names of a directory's entries.
     fn names_in(directory: &Path) -> BTreeSet<String> {
         let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         entries.map(|entry| entry.expect("a readable entry").file_name().to_string_lossy().into_owned()).collect()

@@ -25,6 +25,10 @@ use crate::telemetry::metrics::METRICS;
 
 /// The supernode's own client ids begin like this.
 const SEED_PREFIX: &str = "cdnnode:";
+/// The longest download that is counted. Seconds. One report must not drown the sum of all others.
+const DURATION_MAX_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
+/// The largest download that is counted. Bytes. More than the largest file has.
+const FILE_MAX_BYTES: i64 = 16 * 1024 * 1024 * 1024 * 1024;
 /// Nodes of one answer.
 pub const NODES_MAX: usize = 1000;
 
@@ -195,13 +199,17 @@ pub fn read_metrics(params: &Params<'_>) -> Result<DownloadTold, BadParam> {
     let success = params.flag("success")?;
     let seconds: f64 =
         params.text("duration")?.parse().unwrap_or(if params.text("duration")?.is_empty() { 0.0 } else { f64::NAN });
-    if !(seconds.is_finite() && seconds >= 0.0) {
-        return Err(BadParam::new("duration", "must be a number of seconds"));
+    if !(0.0..=DURATION_MAX_SECONDS).contains(&seconds) {
+        return Err(BadParam::new("duration", "must be a number of seconds, at most 30 days"));
     }
     // Unknown lengths are reported as -1.
     let length: i64 = match params.text("fileLength")? {
         "" => -1,
-        text => text.parse().map_err(|_| BadParam::new("fileLength", "must be a number of bytes"))?,
+        text => text
+            .parse()
+            .ok()
+            .filter(|length| *length <= FILE_MAX_BYTES)
+            .ok_or_else(|| BadParam::new("fileLength", "must be a number of bytes, at most 16 TiB"))?,
     };
     Ok(DownloadTold {
         seconds,
@@ -271,5 +279,25 @@ pub fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(Params::of_object(object)),
         _ => Err(Answer::transport(StatusCode::BAD_REQUEST, "the body is not a JSON object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_report_does_not_drown_the_others() {
+        let read = |body: &'static str| read_metrics(&read_object(&Bytes::from_static(body.as_bytes())).expect("an object"));
+        let told = read(r#"{"duration": 1.5, "success": true, "fileLength": 3}"#).expect("valid");
+        assert_eq!((told.seconds, told.bytes), (1.5, Some(3)));
+        for (body, name) in [
+            (r#"{"duration": 1e300}"#, "duration"),
+            (r#"{"duration": "NaN"}"#, "duration"),
+            (r#"{"duration": -1}"#, "duration"),
+            (r#"{"success": true, "fileLength": 9223372036854775807}"#, "fileLength"),
+        ] {
+            assert_eq!(read(body).map_err(|bad| bad.name).err(), Some(name), "{body}");
+        }
     }
 }

@@ -25,6 +25,7 @@ mod wire;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -41,6 +42,8 @@ use wire::Answer;
 
 /// The largest body of a request. Bytes. Certificates travel in registrations.
 const BODY_MAX_BYTES: usize = 1024 * 1024;
+/// How long a body may take to come. Clients give a whole call 5 s; one that sends a byte now and then keeps a connection.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What every route of the API needs.
 #[derive(Clone, Debug)]
@@ -120,9 +123,19 @@ impl warp::reject::Reject for BodyTooLarge {}
 struct BodyBroken;
 impl warp::reject::Reject for BodyBroken {}
 
+/// A body that did not come within [`BODY_TIMEOUT`].
+#[derive(Debug)]
+struct BodyLate;
+impl warp::reject::Reject for BodyLate {}
+
 /// The whole body, counted as it comes: a length that a client announces is not believed, and none is needed.
 fn limited_body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Copy {
-    warp::body::stream().and_then(collect_body)
+    warp::body::stream().and_then(|body| collect_within(BODY_TIMEOUT, body))
+}
+
+async fn collect_within<B: Buf>(timeout: Duration, body: impl Stream<Item = Result<B, warp::Error>>) -> Result<Bytes, Rejection> {
+    let collecting = tokio::time::timeout(timeout, collect_body(body)).await;
+    collecting.unwrap_or_else(|_| Err(warp::reject::custom(BodyLate)))
 }
 
 async fn collect_body<B: Buf>(body: impl Stream<Item = Result<B, warp::Error>>) -> Result<Bytes, Rejection> {
@@ -151,10 +164,25 @@ async fn explain(rejection: Rejection) -> Result<Response, Rejection> {
         (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB")
     } else if rejection.find::<BodyBroken>().is_some() {
         (StatusCode::BAD_REQUEST, "the body broke off")
+    } else if rejection.find::<BodyLate>().is_some() {
+        (StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
     } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
         (StatusCode::METHOD_NOT_ALLOWED, "the route does not have this method")
     } else {
         (StatusCode::BAD_REQUEST, "the request cannot be read")
     };
     Ok(Answer::transport(status, message).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_end_is_not_waited_for() {
+        let beginning = futures_util::stream::iter([Ok(Bytes::from_static(b"{"))]);
+        let collected = collect_within(Duration::from_millis(10), beginning.chain(futures_util::stream::pending())).await;
+        let answer = explain(collected.expect_err("there is no whole body")).await.expect("every rejection is explained");
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn headers_that_would_be_several_are_refused() {
-        for header in ["A:1%0D%0AB:2", "A%0AB:1", "A:%00"] {
+        for header in ["A:1%0D%0AB:2", "A%0AB:1", "A:1%002"] {
             let refused = form(&format!("&headers={header}"));
             assert!(matches!(refused, Err(BadRegistration::Param(BadParam { name: "headers", .. }))), "{header}");
         }

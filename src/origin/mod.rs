@@ -107,7 +107,10 @@ pub struct Source {
 /// Checks that a text is a URL that can be fetched at all.
 pub fn parse_url(text: &str) -> Result<Url, OriginError> {
     // The parser mends what is no URL by the letter: `http:host`, `http:///host`, surrounding spaces.
-    let by_the_letter = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with(['/', '?', '#', '\\']));
+    let by_the_letter = text.split_once("://").is_some_and(|(scheme, rest)| {
+        let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        known && !rest.starts_with(['/', '?', '#', '\\'])
+    });
     if !by_the_letter || text.trim() != text || text.contains(char::is_control) {
         return Err(OriginError::Url);
     }

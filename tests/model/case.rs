@@ -241,7 +241,6 @@ pub fn steps(kills: bool) -> impl Strategy<Value = Step> {
         1 => client.clone().prop_map(|client| Step::Metrics { client }),
         1 => (client.clone(), 0..4_usize).prop_map(|(client, call)| Step::UnknownTask { client, call }),
         1 => (client, 0..6_usize).prop_map(|(client, call)| Step::Malformed { client, call }),
-        // Where no kills are wanted, one more question.
         1 => Just(if kills { Step::Kill } else { Step::Network }),
     ]
 }

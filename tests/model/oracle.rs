@@ -189,11 +189,7 @@ impl Oracle {
         }
         for given in pieces {
             match self.members[client].in_flight.get(&given.piece) {
-                Some(flight) if flight.given == given => continue,
-                // The supernode is one server by whatever address a client has registered to reach it.
-                Some(flight) if is_seed(&flight.given.server) && is_seed(&given.server) => {
-                    self.check_new(scene, client, &given)?;
-                }
+                Some(flight) if given.is_again(&flight.given) => continue,
                 Some(flight) => return Err(format!("{:?} became {given:?} under way", flight.given)),
                 None => self.check_new(scene, client, &given)?,
             }

@@ -70,6 +70,13 @@ fn read_piece(data: &Value, documented: bool, digests: &[String], piece_size: u6
     })
 }
 
+impl HandedOut {
+    /// The same piece from the same server. The supernode is itself under whatever name the client reaches it by now.
+    pub fn is_again(&self, earlier: &Self) -> bool {
+        self == earlier || (self.piece == earlier.piece && is_seed(&self.server) && is_seed(&earlier.server))
+    }
+}
+
 /// Whether the supernode itself is the server.
 pub fn is_seed(server: &str) -> bool {
     server.starts_with("cdnnode:")
