@@ -21,7 +21,12 @@ pub struct Forgotten {
 impl Cluster {
     /// Forgets a task. A download of its source stops, its clients meet an unknown task, and it is as if it had never
     /// been registered. Its file goes as well if so told; otherwise with the task's next registration.
-    pub async fn forget_task(&self, task: &TaskId, with_file: bool) -> Result<(), CallError> {
+    pub async fn forget_task(self: &Arc<Self>, task: TaskId, with_file: bool) -> Result<(), CallError> {
+        let cluster = self.clone();
+        self.to_its_end(async move { cluster.forget_task_now(&task, with_file).await }).await
+    }
+
+    async fn forget_task_now(&self, task: &TaskId, with_file: bool) -> Result<(), CallError> {
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let (cell, generation, ticket) = {
@@ -60,13 +65,22 @@ impl Cluster {
     }
 
     /// Forgets a peer: nobody is sent there any more. Tells whether it was known.
-    pub async fn forget_peer(&self, client: &ClientId) -> Result<bool, CallError> {
+    pub async fn forget_peer(self: &Arc<Self>, client: ClientId) -> Result<bool, CallError> {
+        let cluster = self.clone();
+        self.to_its_end(async move { cluster.forget_peer_now(&client).await }).await
+    }
+
+    async fn forget_peer_now(&self, client: &ClientId) -> Result<bool, CallError> {
         let mut known = self.peer(client.clone()).await?.is_some();
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
         for cell in cells {
             if cell.lock().swarm.introduction(client).is_some() {
                 known = true;
-                self.forget_client(&cell, client).await?;
+                match self.forget_client(&cell, client).await {
+                    // The task was forgotten in between, and all its clients with it.
+                    Ok(()) | Err(CallError::UnknownTask(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         if known {
@@ -74,6 +88,17 @@ impl Cluster {
             room.submit(vec![Change::PeerForgotten(client.clone())], 0).durable().await?;
         }
         Ok(known)
+    }
+
+    /// Does all of it, even if whoever asked hangs up in its middle.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+    ) -> Result<T, CallError> {
+        match self.background.spawn(work).await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     async fn forget_client(&self, cell: &Cell, client: &ClientId) -> Result<(), CallError> {

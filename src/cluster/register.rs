@@ -19,6 +19,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a `dfget` is told to ask again before it is told that the length is unknown. It gives up after that.
 const PUT_OFF_MAX: u8 = 3;
 
+/// Tasks at once, each with a file on disk.
+const TASKS_MAX: usize = 1 << 20;
+/// Clients of one task that are told to ask again; others are told what is known.
+const PUT_OFF_CLIENTS_MAX: usize = 65_536;
 /// How often a registration may find its task gone the moment it found it.
 const RACES_MAX: usize = 3;
 
@@ -103,7 +107,7 @@ impl Cluster {
             if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
                 return Err(refused.into());
             }
-            let cell = self.known_or_new(spec);
+            let cell = self.known_or_new(spec)?;
             check_same(spec, &cell.spec)?;
             cell.lock().bring_headers(spec);
             if self.revive(&cell).await? {
@@ -113,12 +117,15 @@ impl Cluster {
         Err(gave_nothing().into())
     }
 
-    fn known_or_new(self: &Arc<Self>, spec: &TaskSpec) -> Arc<Cell> {
+    fn known_or_new(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
         if let Some(cell) = self.tasks.read().get(&spec.id) {
             METRICS.cdn_cache_hit.inc();
-            return cell.clone();
+            return Ok(cell.clone());
         }
         let mut tasks = self.tasks.write();
+        if tasks.len() >= TASKS_MAX && !tasks.contains_key(&spec.id) {
+            return Err(Refused::Ours(format!("there are {TASKS_MAX} tasks, and no more at once")).into());
+        }
         // Somebody else may have created it in between.
         let created = tasks.entry(spec.id).or_insert_with(|| {
             let forgotten = self.forgotten.lock().remove(&spec.id);
@@ -135,7 +142,7 @@ impl Cluster {
             };
             Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits(), status), Probe::Pending, false))
         });
-        created.clone()
+        Ok(created.clone())
     }
 
     /// Has the source asked for what is missing; a failed one only once that has had its wait. `false` where the task is no
@@ -199,6 +206,9 @@ fn put_off(cell: &Cell, registration: &Registration) -> bool {
         return false;
     }
     let mut inner = cell.lock();
+    if inner.put_off.len() >= PUT_OFF_CLIENTS_MAX && !inner.put_off.contains_key(&registration.peer.id) {
+        return false;
+    }
     let times = inner.put_off.entry(registration.peer.id.clone()).or_default();
     *times += 1;
     *times <= PUT_OFF_MAX

@@ -3,12 +3,14 @@
 //! What happens is told in the log at the level of errors, whatever it is: starting with less than was acknowledged is
 //! never silent.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use super::cell::Cell;
 use super::{Cluster, StartError, snapshots};
 use crate::config::{Config, Home};
 use crate::store::{self, StoreError};
@@ -37,8 +39,30 @@ impl Cluster {
                 cluster.rescued.store(true, Ordering::Release);
                 Ok(cluster)
             }
-            opened => opened,
+            opened => {
+                let cluster = opened?;
+                // A database that was never used may stand beside the pieces of another, which somebody moved.
+                if cluster.store.boot() > 1 {
+                    cluster.remove_orphans()?;
+                }
+                Ok(cluster)
+            }
         }
+    }
+
+    /// Removes piece files that no task names: of tasks that were forgotten, of generations that are over.
+    fn remove_orphans(&self) -> Result<(), StartError> {
+        let files = self.repository.files()?;
+        let tasks = self.tasks.read();
+        let path = |cell: &Arc<Cell>| self.repository.path(&cell.spec.id, cell.lock().swarm.status().generation);
+        let named: HashSet<PathBuf> = tasks.values().map(path).collect();
+        for orphan in files.into_iter().filter(|file| !named.contains(file)) {
+            match std::fs::remove_file(&orphan) {
+                Ok(()) => tracing::info!(path = %orphan.display(), "piece file that no task names is removed"),
+                Err(error) => tracing::warn!(path = %orphan.display(), %error, "piece file that no task names stays behind"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::cell::Cell;
 use super::{CallError, Cluster, inventory};
+use crate::domain::task::redacted_url;
 use crate::domain::{Change, ClientId, Peer, TaskId, TaskSpec, TaskStatus};
 use crate::swarm::{ClientView, PieceView};
 
@@ -35,7 +36,7 @@ pub struct TaskView {
 pub struct TaskFilter {
     /// A state by its published name.
     pub state: Option<String>,
-    /// What the task's URL contains.
+    /// What the task's URL contains, as it is shown.
     pub url: Option<String>,
     pub identifier: Option<String>,
 }
@@ -43,7 +44,8 @@ pub struct TaskFilter {
 impl TaskFilter {
     fn matches(&self, cell: &Cell) -> bool {
         let spec = &cell.spec;
-        self.url.as_ref().is_none_or(|url| spec.task_url.contains(url.as_str()))
+        // What is not shown is not matched either: who asks often enough would guess it letter by letter.
+        self.url.as_ref().is_none_or(|url| redacted_url(&spec.task_url).contains(url.as_str()))
             && (self.identifier.is_none() || self.identifier == spec.identifier)
             && self
                 .state

@@ -29,6 +29,8 @@ const SEED_PREFIX: &str = "cdnnode:";
 const DURATION_MAX_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
 /// The largest download that is counted. Bytes. More than the largest file has.
 const FILE_MAX_BYTES: i64 = 16 * 1024 * 1024 * 1024 * 1024;
+/// Task URLs of one question for the network.
+const URLS_MAX: usize = 1000;
 /// Nodes of one answer.
 pub const NODES_MAX: usize = 1000;
 
@@ -164,7 +166,11 @@ pub struct Page {
 pub fn read_page(query: &Params<'_>, body: &Params<'_>) -> Result<Page, BadParam> {
     let start = optional_number(query, "start", 0)?;
     let limit = optional_number(query, "limit", NODES_MAX)?.min(NODES_MAX);
-    Ok(Page { urls: body.list("urls")?.into_iter().collect(), start, limit })
+    let urls = body.list("urls")?;
+    if urls.len() > URLS_MAX {
+        return Err(BadParam::new("urls", format!("must be at most {URLS_MAX}")));
+    }
+    Ok(Page { urls: urls.into_iter().collect(), start, limit })
 }
 
 fn optional_number(params: &Params<'_>, name: &'static str, default: usize) -> Result<usize, BadParam> {

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::reply::Response;
@@ -22,6 +23,10 @@ use super::routes::strip_prefixes;
 const CONNECTIONS_MAX: usize = 65_536;
 /// How long a client may take to send its request's head; an idle connection is closed after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may read nothing of an answer that is being sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is kept of one connection's requests that were not read yet, their heads included. Bytes.
+const BUFFER_MAX_BYTES: usize = 128 * 1024;
 /// After an accept that failed for want of files or memory, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -71,7 +76,9 @@ where
             continue;
         }
         let local = stream.local_addr().ok().map(LocalAddress);
-        let served = serve_connection(TokioIo::new(stream), routes.clone(), local, connections.ending.clone());
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let served = serve_connection(TokioIo::new(Box::pin(stream)), routes.clone(), local, connections.ending.clone());
         connections.open.spawn(async move {
             served.await;
             drop(place);
@@ -138,8 +145,11 @@ where
         let routes = routes.clone();
         async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(io, service);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER_MAX_BYTES)
+        .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

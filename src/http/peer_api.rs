@@ -242,6 +242,7 @@ pub fn refusal(error: &CallError) -> Answer {
             return illegal(&out_of_range("range"));
         }
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
+        CallError::Swarm(Refusal::TooManyClients) => Code::SourceFail,
         CallError::AskAgain => Code::WaitAuth,
         CallError::Commit(_) | CallError::Store(_) => {
             let request = format!("{:016x}", fastrand::u64(..));

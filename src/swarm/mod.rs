@@ -40,6 +40,8 @@ use members::{Arriving, Member, Members};
 pub use rebuild::{StoredClient, StoredPiece, StoredTask};
 pub use views::{ClientView, PieceView, ServingClient};
 
+/// Clients of one task. Whoever comes later is refused: a client costs memory for as long as its task lives.
+const MEMBERS_MAX: usize = 1 << 20;
 /// After a failed transfer, a client and a server are not paired again for this long.
 const AVOID_FOR: Duration = Duration::from_secs(60);
 
@@ -121,6 +123,8 @@ pub enum Refusal {
     /// It began an earlier generation of the source; handing it pieces of this one would mix two files.
     #[error("the source has changed since this client began")]
     EarlierGeneration,
+    #[error("the task has as many clients as it can have")]
+    TooManyClients,
 }
 
 /// What follows from an event beside the answer.
@@ -473,6 +477,7 @@ impl Swarm {
             return Err(Refusal::EarlierGeneration);
         }
         let Some(ordinal) = self.members.ordinal(&client) else {
+            self.check_room()?;
             self.join(now, intro, effects);
             return Ok(());
         };
@@ -489,6 +494,10 @@ impl Swarm {
         self.start_serving(ordinal);
         self.note_client(ordinal, effects);
         Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), Refusal> {
+        if self.members.len() < MEMBERS_MAX { Ok(()) } else { Err(Refusal::TooManyClients) }
     }
 
     fn join(&mut self, now: Moment, intro: Introduction, effects: &mut Effects) -> u32 {
@@ -528,6 +537,9 @@ impl Swarm {
         let ends = matches!(report, Report::Finished { .. } | Report::ServiceDown);
         if ends && self.members.ordinal(client).is_none() {
             return Ok(());
+        }
+        if self.members.ordinal(client).is_none() {
+            self.check_room()?;
         }
         let ordinal = self.ordinal_or_join(now, client, effects);
         if let Some(member) = self.members.get_mut(ordinal) {

@@ -128,7 +128,7 @@ pub async fn get(id: String, api: Arc<Api>) -> Response {
     responses((status = 204), (status = 400, body = super::super::wire::Failure), (status = 404, body = super::super::wire::Failure)))]
 pub async fn delete(id: String, api: Arc<Api>) -> Response {
     let deleting = async {
-        match api.cluster.forget_peer(&client_in_path(&id)?).await? {
+        match api.cluster.forget_peer(client_in_path(&id)?).await? {
             true => Ok(StatusCode::NO_CONTENT.into_response()),
             false => Err(NO_PEER),
         }

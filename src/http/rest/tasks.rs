@@ -185,7 +185,7 @@ pub async fn get(id: String, api: Arc<Api>) -> Response {
 }
 
 /// Forgets a task: its download stops and its clients meet an unknown task, which sends them to the source. Without
-/// `full` its cached file stays on disk until the task is registered again.
+/// `full` its cached file stays on disk until the task is registered again or the service starts again.
 #[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks",
     params(("id" = String, Path, description = "64 hexadecimal digits"), ("full" = Option<bool>, Query, description = "Remove the cached file as well")),
     responses((status = 204), (status = 400, body = super::super::wire::Failure), (status = 404, body = super::super::wire::Failure)))]
@@ -193,7 +193,7 @@ pub async fn delete(id: String, api: Arc<Api>, query: String) -> Response {
     let deleting = async {
         let task = task_in_path(&id)?;
         let with_file = Params::of_query(&query).flag("full")?;
-        api.cluster.forget_task(&task, with_file).await?;
+        api.cluster.forget_task(task, with_file).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
     };
     reply(deleting.await)

@@ -36,6 +36,7 @@ async fn a_task_is_forgotten_with_its_file_and_without() {
         refused(service.api(), "GET", &path, 404, "no such task").await;
         refused(service.api(), "DELETE", &path, 404, "no such task").await;
         assert!(service.dump().await.0.iter().all(|line| line["task"] != task), "rows of a forgotten task are left");
+        assert!(files_of(&service, &task).is_empty(), "{name}: a file that no task names outlived a start");
 
         assert!(download(&service, &url).await.content == content, "{name}: the next registration begins anew");
         assert_eq!(origin.record(name).0.len(), 2, "{name}: the source was asked again");
