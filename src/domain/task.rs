@@ -54,6 +54,8 @@ impl fmt::Debug for TaskSpec {
 /// Signed URLs carry their credential in the query under names that every vendor chooses anew, so all values go.
 pub fn redacted_url(url: &str) -> String {
     let (rest, _fragment) = url.split_once('#').unwrap_or((url, ""));
+    // What only a fragment made part of the URL is no part of it without.
+    let rest = rest.trim_end();
     let (base, query) = rest.split_once('?').map_or((rest, None), |(base, query)| (base, Some(query)));
     let mut shown = match base.split_once("://") {
         Some((scheme, after)) => {
@@ -162,6 +164,7 @@ mod tests {
             ("https://h?sig=a=b", "https://h?sig=…"),
             ("http://a:b@c@h/", "http://h/"),
             (r"http://h\path@x?a=b", r"http://h\path@x?a=…"),
+            ("http://h/p  #frag", "http://h/p"),
             ("no url", "no url"),
         ] {
             assert_eq!(redacted_url(url), shown);

@@ -191,7 +191,7 @@ fn certificates(params: &Params<'_>) -> Result<Vec<Vec<u8>>, BadParam> {
         let decoded = base64::engine::general_purpose::STANDARD.decode(text.trim());
         decoded.map_err(|_| BadParam::new("rootCAs", "must be base64"))
     };
-    params.list("rootCAs")?.into_iter().map(decode).collect()
+    params.list("rootCAs")?.into_iter().filter(|text| !text.trim().is_empty()).map(decode).collect()
 }
 
 #[cfg(test)]
@@ -232,6 +232,11 @@ mod tests {
             let refused = form(&format!("&headers={header}"));
             assert!(matches!(refused, Err(BadRegistration::Param(BadParam { name: "headers", .. }))), "{header}");
         }
+    }
+
+    #[test]
+    fn a_certificate_of_nothing_is_none() {
+        assert!(form("&rootCAs=%20").expect("valid").spec.root_cas.is_empty());
     }
 
     #[test]
