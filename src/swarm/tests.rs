@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::invariants::Granted;
 use super::*;
-use crate::domain::{Client, ClientVersion, Generation, Validators};
+use crate::domain::{Client, ClientVersion, Endpoint, Generation, Md5Digest, Validators};
 
 const PIECES: u32 = 7;
 const CLIENTS: usize = 6;
