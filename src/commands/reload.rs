@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::Signal;
 
 use crate::cluster::Cluster;
-use crate::config::{Difference, Loaded, Origin, SETTINGS, Sources, reload};
+use crate::config::{ConfigError, Difference, Loaded, Origin, SETTINGS, Sources, reload};
 use crate::telemetry::Log;
 
 /// Reads the configuration again at every SIGHUP. One that is not valid changes nothing.
@@ -14,6 +14,12 @@ pub async fn reload_on(hangup: &mut Signal, sources: Arc<Sources>, cluster: &Clu
         let sources = sources.clone();
         let read = match tokio::task::spawn_blocking(move || sources.load()).await? {
             Ok(read) => read,
+            Err(ConfigError::Wrong(values)) => {
+                for wrong in values {
+                    tracing::error!("configuration is not valid and changes nothing: {wrong}");
+                }
+                continue;
+            }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "configuration is not valid and changes nothing");
                 continue;

@@ -45,7 +45,7 @@ pub fn run(sources: Sources) -> anyhow::Result<()> {
     let log = set_up_log(&loaded.config)?;
     log_loaded(&loaded);
     let config = loaded.config;
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let home = Home::new(config.home.clone());
     // The home before the ports: who starts twice should read who has the home, not that a port is taken.
     let _lock = HomeLock::take(&home)?;
@@ -53,7 +53,7 @@ pub fn run(sources: Sources) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(home.addresses());
     let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config, &home, sockets, &log, Arc::new(sources)));
+    let outcome = runtime.block_on(serve(config, &home, sockets, descriptors, &log, Arc::new(sources)));
     // Reading back a large file is not waited for: it changes nothing.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
@@ -71,22 +71,32 @@ fn set_up_log(config: &Config) -> anyhow::Result<Log> {
 }
 
 /// Every connection and open piece file takes a descriptor, and the usual soft limit is that of an interactive program.
-fn raise_descriptor_limit() {
+/// Tells how many there may be.
+fn raise_descriptor_limit() -> usize {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "limit of open files cannot be raised");
     }
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-async fn serve(config: Config, home: &Home, sockets: Sockets, log: &Log, sources: Arc<Sources>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    home: &Home,
+    sockets: Sockets,
+    descriptors: usize,
+    log: &Log,
+    sources: Arc<Sources>,
+) -> anyhow::Result<()> {
     // From the first moment on: a signal that comes while the service starts is not lost.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let addresses = Addresses { api: reachable(&sockets.api)?, download: reachable(&sockets.download)? };
     let opening = tokio::task::spawn_blocking(move || Cluster::open(config));
     let cluster = opening.await?.with_context(|| format!("cannot start on the home {}", home.path().display()))?;
-    let connections = Connections::default();
+    let connections = Connections::within(descriptors);
     let mut listening = listen(sockets, home, &cluster, &addresses, &connections)?;
     cluster.start();
     addresses.write(&home.addresses()).context("cannot write the addresses in use")?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -227,6 +228,10 @@ impl Reading {
 
 /// The text of a file; `None` for one that is too large.
 fn read_text(path: &Path) -> io::Result<Option<String>> {
+    // To open a pipe is to wait for whoever writes it, perhaps for ever.
+    if std::fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a pipe, not a file"));
+    }
     let mut text = String::new();
     let read = File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
     Ok((u64::try_from(read).unwrap_or(u64::MAX) <= FILE_MAX_BYTES).then_some(text))

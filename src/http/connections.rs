@@ -19,8 +19,12 @@ use warp::reply::Response;
 
 use super::routes::strip_prefixes;
 
-/// Connections of one port at once. More wait in the listening socket's queue.
+/// Connections of all ports at once. More wait in the listening sockets' queues.
 const CONNECTIONS_MAX: usize = 65_536;
+/// However few descriptors there are.
+const CONNECTIONS_MIN: usize = 16;
+/// Descriptors that connections leave to the database, piece files, sources and the log.
+const DESCRIPTORS_RESERVED: usize = 512;
 /// How long a client may take to send its request's head; an idle connection is closed after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may read nothing of an answer that is being sent to it.
@@ -35,13 +39,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct LocalAddress(pub SocketAddr);
 
 /// All connections of a service, and the word that they should end.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Connections {
     open: TaskTracker,
     ending: CancellationToken,
+    /// For the connections of all TCP ports.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self::within(usize::MAX)
+    }
 }
 
 impl Connections {
+    /// So many at once that of this many descriptors enough are left for the database, piece files and sources.
+    pub fn within(descriptors: usize) -> Self {
+        let places = descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        Self { open: TaskTracker::new(), ending: CancellationToken::new(), places: Arc::new(Semaphore::new(places)) }
+    }
+
     /// Takes no new connections and lets every open one end with the request it is serving.
     pub fn end(&self) {
         self.ending.cancel();
@@ -59,10 +77,11 @@ pub async fn serve_tcp<R>(listener: TcpListener, routes: R, connections: Connect
 where
     R: Routes,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Some(Ok(place)) = connections.ending.run_until_cancelled(places.clone().acquire_owned()).await else { return };
         let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await else { return };
+        // After the accept, so that a port where nobody calls holds no place that another could use.
+        let placed = connections.places.clone().acquire_owned();
+        let Some(Ok(place)) = connections.ending.run_until_cancelled(placed).await else { return };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -160,5 +179,18 @@ where
     };
     if let Err(error) = served {
         tracing::debug!(%error, "connection broke off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        let places = |descriptors| Connections::within(descriptors).places.available_permits();
+        assert_eq!(places(usize::MAX), CONNECTIONS_MAX);
+        assert_eq!(places(1024), 512);
+        assert_eq!(places(100), CONNECTIONS_MIN);
     }
 }

@@ -72,7 +72,13 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
     absent.arg("--config").arg(directory.path().join("absent.yml"));
     let mut source_pattern = serve_command(&home);
     source_pattern.args(["--cdn-pattern", "source"]);
+    let pipe = directory.path().join("pipe.yml");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe can be made");
+    let mut from_pipe = serve_command(&home);
+    from_pipe.arg("--config").arg(&pipe);
     let cases = [
+        (from_pipe, "pipe.yml: it is a pipe, not a file".to_owned()),
         (wrong_file, format!("{}:3: hold is \"5s\"; allowed is ", file.display())),
         (wrong_flag, "--port: listenPort is \"eighty\"; allowed is a port, 0 to 65535".to_owned()),
         (wrong_variable, "SUPERNODE_FAIL_ACCESS_INTERVAL: failAccessInterval is \"3\"; allowed is a duration".to_owned()),
