@@ -81,7 +81,7 @@ impl SettingArgs {
         let arg = Arg::new(setting.flag)
             .long(setting.flag)
             .value_name(setting.field.value_name())
-            .help(format!("{}{default} [{}, {}]", setting.help, setting.variable(), setting.key))
+            .help(format!("{}{default} [{}, {}]", setting.note(), setting.variable(), setting.key))
             .help_heading(setting.group.title())
             .action(ArgAction::Set);
         let arg = setting.short.into_iter().fold(arg, Arg::short);

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use super::SETTINGS;
 use super::print::{place, value};
-use super::{Effect, SETTINGS, Setting};
 
 const EXAMPLE_HEADER: &str = "# Configuration of the supernode, read from /etc/dragonfly/supernode.yml or what --config names.\n\
                               # Every setting with its default: take away the # before one to change it.\n\
@@ -24,7 +24,7 @@ pub fn example() -> String {
             let _ = writeln!(text, "\n  # {}:", mapping.unwrap_or_default());
         }
         section = mapping;
-        let _ = writeln!(text, "\n  # {indent}{}", note(setting));
+        let _ = writeln!(text, "\n  # {indent}{}", setting.note());
         let _ = writeln!(text, "  # {indent}{key}: {}", value(setting, Some(&setting.default_text())));
     }
     text
@@ -51,18 +51,8 @@ pub fn tables() -> String {
             default.unwrap_or_else(|| "none".to_owned()),
             setting.field.allowed(),
             if setting.at_run_time { "applies" } else { "needs a restart" },
-            note(setting),
+            setting.note(),
         );
     }
     text
-}
-
-/// What a setting is for, and honestly whether it does it.
-fn note(setting: &Setting) -> String {
-    let effect = match setting.effect {
-        Effect::Now => "",
-        Effect::NotYet => " Not in effect yet.",
-        Effect::Never => " Has no effect.",
-    };
-    format!("{}{effect}", setting.help)
 }

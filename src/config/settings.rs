@@ -81,6 +81,16 @@ impl Setting {
         Self { effect: Effect::Never, ..self }
     }
 
+    /// What it is for, and honestly whether it does it.
+    pub fn note(&self) -> String {
+        let effect = match self.effect {
+            Effect::Now => "",
+            Effect::NotYet => " Not in effect yet.",
+            Effect::Never => " Has no effect.",
+        };
+        format!("{}{effect}", self.help)
+    }
+
     /// The environment variable: the flag's name in capitals.
     pub fn variable(&self) -> String {
         format!("SUPERNODE_{}", self.flag.replace('-', "_").to_uppercase())
