@@ -91,8 +91,11 @@ impl Cluster {
             let mut tasks = self.tasks.write();
             let Ok(mut inner) = cell.live() else { return };
             match &inner.swarm.status().state {
-                // Peers hold what was lost here, and go on serving it; it is tried again later.
-                SourceState::Success { .. } if error.is_passing() => {
+                // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
+                // now ends what they have.
+                SourceState::Success { .. }
+                    if !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_)) =>
+                {
                     inner.note_failure(now, refused);
                     return;
                 }

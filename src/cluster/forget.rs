@@ -20,7 +20,7 @@ pub struct Forgotten {
 
 impl Cluster {
     /// Forgets a task. A download of its source stops, its clients meet an unknown task, and it is as if it had never
-    /// been registered. Its file goes as well if so told; otherwise with the task's next registration.
+    /// been registered. Its file goes as well if so told; otherwise with the task's next registration, or the next start.
     pub async fn forget_task(self: &Arc<Self>, task: TaskId, with_file: bool) -> Result<(), CallError> {
         let cluster = self.clone();
         self.to_its_end(async move { cluster.forget_task_now(&task, with_file).await }).await
@@ -72,6 +72,9 @@ impl Cluster {
 
     async fn forget_peer_now(&self, client: &ClientId) -> Result<bool, CallError> {
         let mut known = self.peer(client.clone()).await?.is_some();
+        // Before its memberships: one that registers meanwhile is stored after this, and stays.
+        let room = self.committer.room().await?;
+        let forgotten = room.submit(vec![Change::PeerForgotten(client.clone())], 0);
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
         for cell in cells {
             if cell.lock().swarm.introduction(client).is_some() {
@@ -83,10 +86,7 @@ impl Cluster {
                 }
             }
         }
-        if known {
-            let room = self.committer.room().await?;
-            room.submit(vec![Change::PeerForgotten(client.clone())], 0).durable().await?;
-        }
+        forgotten.durable().await?;
         Ok(known)
     }
 

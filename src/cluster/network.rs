@@ -34,7 +34,7 @@ pub struct Node {
 }
 
 impl Cluster {
-    /// Whether this client registered from this address, and no state was lost since.
+    /// Whether this client is known at this address.
     pub async fn knows_peer(&self, client: ClientId, ip: IpAddr, port: u16) -> Result<bool, CallError> {
         let peer = self.peer(client).await?;
         Ok(peer.is_some_and(|peer| peer.ip == ip && peer.port == port))

@@ -210,7 +210,7 @@ fn put_off(cell: &Cell, registration: &Registration) -> bool {
         return false;
     }
     let times = inner.put_off.entry(registration.peer.id.clone()).or_default();
-    *times += 1;
+    *times = times.saturating_add(1);
     *times <= PUT_OFF_MAX
 }
 

@@ -1,5 +1,6 @@
 //! Snapshots of a home: where they are, when one is taken, which are kept.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -96,7 +97,10 @@ pub fn list(home: &Home) -> std::io::Result<Vec<PathBuf>> {
 
 /// The newest snapshot that is sound, and what it has. Those that are not are told of in the log.
 pub fn newest_valid(home: &Home) -> std::io::Result<Option<(PathBuf, Contents)>> {
-    for path in list(home)? {
+    let mut paths = list(home)?;
+    // By what it says of itself: somebody may have named one as he liked.
+    paths.sort_by_cached_key(|path| Reverse(snapshot::read_header(path).map_or(0, |header| header.created_ms)));
+    for path in paths {
         match snapshot::verify(&path) {
             Ok(contents) => return Ok(Some((path, contents))),
             Err(error) => {

@@ -128,7 +128,7 @@ impl Batches {
                 self.remove(Table::Peers, client.as_str().as_bytes());
             }
             Change::GenerationEnded { .. } | Change::ClientForgotten { .. } | Change::TaskForgotten { .. } => {
-                unreachable!("removed by `remove`, which must look into the database")
+                unreachable!("removed by `remove_ended`, which must look into the database")
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! The database: every durable fact, in typed sled trees.
 //!
 //! Owns the disk format: which trees there are, what their keys and records look like, which schema version they are of,
-//! and when a write counts as durable. One committer thread owns every write ([`commit`]); reading is for recovery and
-//! for `dump`, never for the hot path.
+//! and when a write counts as durable. One committer thread owns every write ([`commit`]); reading is for recovery,
+//! for `dump`, for lists of peers and for heartbeats, never for what clients call for every piece.
 //! Must not: decide anything about swarms, or know the wire.
 //!
 //! ```text

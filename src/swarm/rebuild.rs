@@ -1,11 +1,8 @@
 //! A swarm from the facts that were stored of it.
 
-use super::{Introduction, Limits, Swarm};
+use super::{Introduction, Limits, MEMBERS_MAX, Swarm};
 use crate::domain::{Client, Moment, PieceDigest, PieceNumber, PieceSet, TaskId, TaskStatus};
 use crate::swarm::members::Member;
-
-/// Beyond any number of clients that memory holds; a place beyond it is damage.
-const MEMBERS_MAX: u32 = 1 << 28;
 
 /// All that was durable of one task.
 #[derive(Debug)]
@@ -54,8 +51,8 @@ impl Swarm {
                 servable,
                 ..Member::new(intro, now)
             };
-            // Two clients never have one place. Were it so all the same, they must not become one member.
-            let taken = swarm.members.get(client.ordinal).is_some() || client.ordinal > MEMBERS_MAX;
+            // Two clients never have one place, and none is beyond the last. Were it so all the same, they must not become one member.
+            let taken = swarm.members.get(client.ordinal).is_some() || client.ordinal as usize >= MEMBERS_MAX;
             let ordinal = if taken { swarm.members.free_ordinal() } else { client.ordinal };
             swarm.members.insert(ordinal, member);
             swarm.start_serving(ordinal);
