@@ -225,6 +225,13 @@ impl Client {
         self.upload.close();
     }
 
+    /// Serves these bytes from now on in the place of those that it fetched.
+    pub fn spoil(&self, content: &Bytes) {
+        for piece in self.shelf().slots().into_keys() {
+            self.shelf().put(piece, pieces::slot_of(content, piece));
+        }
+    }
+
     /// Loses what it has written; its port stays open.
     pub fn forget(&self) {
         self.shelf().clear();
