@@ -122,6 +122,7 @@ impl Faults {
     /// Kills nobody from now on.
     pub fn spare(&self) {
         self.set(KILL_AT, 0);
+        self.set(FIRED_AT, 0);
     }
 
     /// The step at which a process was killed, and what it was.
