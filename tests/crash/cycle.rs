@@ -137,7 +137,14 @@ impl Play {
             }
             Started::Died(status) => return Err(format!("the service did not start: {status}")),
             Started::Serving(addresses) => {
-                self.stage.faults.spare();
+                // The last steps of a start are taken when it serves already.
+                let killed_late = self.stage.faults.spare();
+                if killed_late.is_some() {
+                    summary.killed_while_starting += 1;
+                    self.stage.let_die(LIFE_MAX).await;
+                    self.after_death(killed_late.map(|killed| (moment, killed)), summary).await?;
+                    return Ok(());
+                }
                 self.look(addresses, summary).await?;
                 self.served_once = true;
                 let at_a_step = self.random.u8(..2) == 0;
@@ -148,8 +155,14 @@ impl Play {
                 self.silence()?;
             }
         }
-        self.killed_by = match self.stage.faults.fired() {
-            Some((step, what)) => {
+        let fired = self.stage.faults.spare();
+        self.after_death(fired.map(|fired| (moment, fired)), summary).await
+    }
+
+    /// Notes what killed the service, takes the power away, and has the home checked, now and then.
+    async fn after_death(&mut self, fired: Option<(Moment, (u64, String))>, summary: &mut Summary) -> Result<(), String> {
+        self.killed_by = match fired {
+            Some((moment, (step, what))) => {
                 summary.killed_at_a_step[moment as usize - 1] += 1;
                 format!("{moment:?} step {step}, {what}")
             }
@@ -158,7 +171,6 @@ impl Play {
                 "a kill at some moment".to_owned()
             }
         };
-        self.stage.faults.spare();
         self.lost.clear();
         if self.with_power && self.random.u8(..4) > 0 {
             self.lost = self.stage.faults.lose_power(&mut self.random);
