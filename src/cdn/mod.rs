@@ -109,6 +109,7 @@ impl FetchError {
                 | OriginError::Certificates(_)
                 | OriginError::RangeIgnored
                 | OriginError::Changed
+                | OriginError::TooLarge
                 | OriginError::AtEnd,
             )
             | Self::TooLong(_)
@@ -133,6 +134,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Whom it asks.
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
     /// source must not keep others from being asked.
     pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, throttle: Throttle) -> Self {

@@ -174,9 +174,9 @@ fn start_of(cell: &Cell) -> Start {
 }
 
 /// The whole chain of an error in one sentence, for clients and operators.
-pub fn reason(error: &FetchError) -> String {
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
         // A transparent error repeats its cause.

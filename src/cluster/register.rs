@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// The task that this registration is for, its source being asked or answered.
-    async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
+    pub(super) async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
         for _ in 0..RACES_MAX {
             if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
                 return Err(refused.into());

@@ -78,6 +78,26 @@ pub fn redacted_url(url: &str) -> String {
     shown
 }
 
+/// The URL without the query parameters that are filtered out, spelt as it was otherwise: what tells one task from another.
+pub fn without_filtered(raw_url: &str, filters: &[String]) -> String {
+    let names: Vec<&str> = filters.iter().flat_map(|filter| filter.split('&')).filter(|name| !name.is_empty()).collect();
+    // A question mark in the fragment begins no query.
+    let query_at = raw_url.find(['?', '#']).filter(|at| raw_url[*at..].starts_with('?') && !names.is_empty());
+    let Some((base, rest)) = query_at.map(|at| (&raw_url[..at], &raw_url[at + 1..])) else { return raw_url.to_owned() };
+    let (query, fragment) = rest.split_once('#').map_or((rest, None), |(query, fragment)| (query, Some(fragment)));
+    let kept: Vec<&str> = query.split('&').filter(|pair| !names.contains(&pair.split('=').next().unwrap_or_default())).collect();
+    let mut task_url = base.to_owned();
+    if !kept.is_empty() {
+        task_url.push('?');
+        task_url.push_str(&kept.join("&"));
+    }
+    if let Some(fragment) = fragment {
+        task_url.push('#');
+        task_url.push_str(fragment);
+    }
+    task_url
+}
+
 /// What the source said to recognise its content by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {

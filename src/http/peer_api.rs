@@ -233,7 +233,8 @@ fn out_of_range(name: &'static str) -> BadParam {
 /// The one place where errors become codes.
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
-        CallError::UnknownTask(_) => Code::TargetNotFound,
+        CallError::UnknownTask(_) | CallError::UnknownPreheat(_) => Code::TargetNotFound,
+        CallError::TooManyPreheats(_) => Code::SystemError,
         CallError::Conflict(_) => Code::TaskConflict,
         CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,

@@ -39,6 +39,8 @@ pub struct File {
     pub location: Option<String>,
     /// Answers 401 to requests that do not bring this `Authorization`.
     pub authorization: Option<String>,
+    /// Says what it wants to see, with the 401.
+    pub challenge: Option<String>,
     /// No `Content-Length`.
     pub chunked: bool,
     /// Announced instead of the content's own length; what is beyond the content never comes.
@@ -67,6 +69,7 @@ impl File {
             status: None,
             location: None,
             authorization: None,
+            challenge: None,
             chunked: false,
             announced_length: None,
             ignores_range: false,
@@ -284,7 +287,11 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
         return response;
     }
     if file.authorization.is_some() && header(request.headers(), "authorization") != file.authorization.as_deref() {
-        return bare(StatusCode::UNAUTHORIZED);
+        let mut response = bare(StatusCode::UNAUTHORIZED);
+        if let Some(challenge) = &file.challenge {
+            response.headers_mut().insert("www-authenticate", challenge.parse().expect("a test's challenge is a header value"));
+        }
+        return response;
     }
     let total = file.content.len();
     let Ok(part) = file.part(request.headers()) else { return bare(StatusCode::RANGE_NOT_SATISFIABLE) };
