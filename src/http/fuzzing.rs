@@ -196,7 +196,7 @@ pub fn url(data: &[u8]) {
     let filters = [filter.to_owned()];
     let task_url = without_filtered(raw, &filters);
     assert!(is_subsequence(&task_url, raw), "{task_url:?} is not part of {raw:?}");
-    let task_parsed = check_url(&task_url).unwrap_or_else(|why| panic!("{task_url:?} {why}"));
+    check_url(&task_url).unwrap_or_else(|why| panic!("{task_url:?} {why}"));
     assert_eq!(without_filtered(&task_url, &filters), task_url, "filtering twice filters more");
     let query = task_url.split_once('#').map_or(&*task_url, |(url, _)| url).split_once('?').map_or("", |(_, query)| query);
     let filtered: Vec<&str> = filter.split('&').filter(|name| !name.is_empty()).collect();
