@@ -4,5 +4,5 @@ mod log;
 pub mod metrics;
 mod rolling;
 
-pub use log::Log;
+pub use log::{Log, WrongLogFilter};
 pub use rolling::LogFile;
