@@ -13,7 +13,7 @@ use super::refusals::wait_after;
 use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskSpec};
 use crate::store::{Room, Ticket};
-use crate::swarm::{Effects, Swarm};
+use crate::swarm::{Decision, Effects, Swarm};
 
 /// How often one opening is passed on by clients that have no use for it, before it is left to whoever asks next.
 const PASSES_MAX: u32 = 8;
@@ -176,6 +176,15 @@ impl Inner {
         let ticket = room.submit(std::mem::take(&mut effects.changes), self.last_ticket);
         self.last_ticket = self.last_ticket.max(ticket.number());
         ticket
+    }
+
+    /// What the client should do now.
+    pub fn decide(&mut self, now: Moment, client: &ClientId, effects: &mut Effects) -> Decision {
+        let decision = self.swarm.decide(now, &mut self.rng, client);
+        if let Decision::Finished { .. } = decision {
+            self.swarm.finish_client(client, effects);
+        }
+        decision
     }
 
     /// A client has said something: what it waits for on another connection may have changed with it.
