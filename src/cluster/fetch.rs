@@ -53,10 +53,7 @@ impl Cluster {
     async fn mend(&self, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
-        for (piece, digest) in lost.missing {
-            self.worker.mend(spec, lost.generation, &lost.known, piece, digest).await?;
-            ledger.stored(piece, digest).await?;
-        }
+        self.worker.mend(spec, lost.generation, &lost.known, lost.missing, &ledger).await?;
         Ok(lost.whole)
     }
 
@@ -173,8 +170,11 @@ fn start_of(cell: &Cell) -> Start {
     Start { generation: status.generation, known, stored }
 }
 
-/// The whole chain of an error in one sentence, for clients and operators.
+/// The whole chain of an error in one sentence, for clients.
 pub fn reason(error: &FetchError) -> String {
+    if let FetchError::Disk(error) = error {
+        return error.without_path();
+    }
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -189,7 +189,7 @@ impl Cluster {
 
     pub(super) async fn remove_file(&self, task: &TaskId, generation: Generation) {
         let (repository, id) = (self.repository.clone(), *task);
-        let removed = tokio::task::spawn_blocking(move || repository.remove(&id, generation)).await;
+        let removed = self.blocking(move || repository.remove(&id, generation)).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%task, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
         }

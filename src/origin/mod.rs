@@ -86,6 +86,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The byte of the content at which the body starts: as asked, or 0.
     pub start: u64,
+    /// Whether the body runs to the end of the content, though perhaps less was asked for.
+    pub to_the_end: bool,
     pub validators: Validators,
     body: Response,
 }
@@ -222,5 +224,6 @@ fn read_answer(
     if known.contradict(&validators) {
         return Err(OriginError::Changed);
     }
-    Ok(Answer { length, start, validators, body: response })
+    let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
+    Ok(Answer { length, start, to_the_end, validators, body: response })
 }
