@@ -235,7 +235,7 @@ pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
         CallError::UnknownTask(_) => Code::TargetNotFound,
         CallError::Conflict(_) => Code::TaskConflict,
-        CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
+        CallError::Refused(Refused::Unreachable(_) | Refused::Denied(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
         CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
         CallError::Swarm(Refusal::PieceOutOfRange) => {

@@ -62,7 +62,7 @@ pub enum OriginError {
     Certificates(#[source] reqwest::Error),
     /// Not asked at all: what it says to a request without them may be another file.
     #[error(
-        "headers for the source were left out of the snapshot that this task was restored from; registering again brings them"
+        "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
     )]
     HeadersLeftOut,
     #[error("the source cannot be reached")]

@@ -141,7 +141,8 @@ impl Store {
             }
             match SourceV2::decode_any(&bytes) {
                 Ok(record) => {
-                    let bytes = record.without_headers().encode().map_err(in_sources)?;
+                    let spec = record.into_domain(task).without_headers();
+                    let bytes = SourceV2::from(&spec).encode().map_err(in_sources)?;
                     return output.row(Table::Sources, task.as_bytes(), Some(&bytes));
                 }
                 // Chunks of two records, if it is being written just now.
