@@ -71,6 +71,17 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// Whether it is the machine's fault (a full disk, say), so that another try may succeed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => !error.is_damage() && !matches!(error, StoreError::NewerSchema { .. }),
+            Self::Pieces(_) | Self::Snapshot(_) | Self::Home(_) | Self::Thread(_) => true,
+            Self::Source(_) => false,
+        }
+    }
+}
+
 /// Why a call of a client is refused. `http` maps each to a code.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -101,6 +112,15 @@ pub enum Failed {
     Database,
     #[error("a background task panicked (the log says where); start again to recover what was acknowledged")]
     Panic,
+}
+
+/// Why an open cluster should not be sent new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    #[error("draining")]
+    Draining,
+    #[error("the database can no longer be written")]
+    Database,
 }
 
 /// All tasks of this service.
@@ -207,6 +227,20 @@ impl Cluster {
 
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Whether everything that clients may ask can be answered, and if not, why.
+    pub fn readiness(&self) -> Result<(), Unready> {
+        if self.committer.has_failed() {
+            return Err(Unready::Database);
+        }
+        if self.is_draining() { Err(Unready::Draining) } else { Ok(()) }
+    }
+
+    /// Returns once a write of its own is durable: the runtime and the committer are both at work.
+    pub async fn prove_progress(&self) -> Result<(), CommitFailed> {
+        // It goes the way of every change, with nothing to write.
+        self.committer.room().await?.submit(Vec::new(), u64::MAX).durable().await
     }
 
     /// Stops what runs in the background and writes what was submitted.

@@ -1,36 +1,103 @@
 //! After a start: every swarm as it was, checked against the piece files.
+//!
+//! Peers are read once, in the order of their keys, and shared by all tasks; the tasks are rebuilt on all cores, each by
+//! scans of its own rows.
 
+use std::collections::HashMap;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use super::cell::{Cell, Probe};
 use super::{Cluster, StartError};
-use crate::domain::{ClientId, ClientVersion, Endpoint, Peer, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
+use crate::domain::{ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
 use crate::store::TaskRows;
-use crate::swarm::{Introduction, StoredClient, StoredPiece, StoredTask, Swarm};
+use crate::swarm::{Introduction, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
 use crate::telemetry::metrics::METRICS;
+use crate::telemetry::recovery::RECOVERY;
+
+/// What was rebuilt.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    tasks: usize,
+    clients: usize,
+    pieces: usize,
+}
+
+/// What a client said of itself, whichever task it is asked for.
+#[derive(Debug)]
+struct Known {
+    ip: std::net::IpAddr,
+    port: u16,
+    server: Option<Arc<UploadServer>>,
+    version: ClientVersion,
+    call_system: Arc<str>,
+    seed_host: Arc<str>,
+}
+
+type Peers = HashMap<ClientId, Known>;
 
 impl Cluster {
     /// Rebuilds all swarms from the store.
     pub(super) fn recover(&self) -> Result<(), StartError> {
         let started = Instant::now();
-        let (mut tasks, mut clients, mut pieces) = (0, 0, 0);
-        for id in self.store.task_ids()? {
-            let Some(rows) = self.store.task(&id)? else { continue };
-            clients += rows.clients.len();
-            pieces += rows.pieces.len();
-            let cell = self.rebuild(rows)?;
-            self.tasks.write().insert(id, Arc::new(cell));
-            tasks += 1;
-        }
+        let ids = self.store.task_ids()?;
+        RECOVERY.begin(ids.len());
+        let peers = if ids.is_empty() { Peers::new() } else { self.load_peers()? };
+        let peers_ms = started.elapsed().as_millis();
+        let next = AtomicUsize::new(0);
+        let threads = available_parallelism().map_or(1, NonZero::get).min(ids.len());
+        let rebuilt: Result<Vec<Counts>, StartError> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.rebuild_from(&ids, &next, &peers))).collect();
+            // A panic here goes on as it would have without threads.
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let Counts { tasks, clients, pieces } = rebuilt?.into_iter().fold(Counts::default(), Counts::plus);
         let took_ms = started.elapsed().as_millis();
-        tracing::info!(tasks, clients, pieces, took_ms, boot = self.store.boot(), "recovered what was stored");
+        let (peers, boot) = (peers.len(), self.store.boot());
+        tracing::info!(tasks, clients, pieces, peers, peers_ms, took_ms, boot, "recovered what was stored");
         Ok(())
     }
 
-    fn rebuild(&self, rows: TaskRows) -> Result<Cell, StartError> {
+    /// Everybody that ever registered. Hosts are few, and shared.
+    fn load_peers(&self) -> Result<Peers, StartError> {
+        let (mut peers, mut hosts) = (Peers::new(), HashMap::<Arc<str>, Arc<str>>::new());
+        let mut servers = self.servers.lock();
+        for peer in self.store.peers() {
+            let peer = peer?;
+            let seed_host = hosts.entry(peer.seed_host.clone()).or_insert(peer.seed_host).clone();
+            let known = Known {
+                ip: peer.ip,
+                port: peer.port,
+                server: servers.at(peer.ip, peer.port),
+                version: ClientVersion::parse(&peer.version),
+                call_system: METRICS.call_system(&peer.call_system),
+                seed_host,
+            };
+            peers.insert(peer.id, known);
+        }
+        Ok(peers)
+    }
+
+    /// Rebuilds one task after the other that no other thread has taken.
+    fn rebuild_from(&self, ids: &[TaskId], next: &AtomicUsize, peers: &Peers) -> Result<Counts, StartError> {
+        let mut counts = Counts::default();
+        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Some(rows) = self.store.task(id)? {
+                counts = counts.plus(Counts { tasks: 1, clients: rows.clients.len(), pieces: rows.pieces.len() });
+                let cell = self.rebuild(rows, peers);
+                self.tasks.write().insert(*id, Arc::new(cell));
+            }
+            RECOVERY.count();
+        }
+        Ok(counts)
+    }
+
+    fn rebuild(&self, rows: TaskRows, peers: &Peers) -> Cell {
         let TaskRows { spec, mut status, pieces, clients, progress } = rows;
-        let mut progress: std::collections::HashMap<ClientId, (PieceSet, PieceSet)> =
+        let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
         let length = self.length_on_disk(&spec.id, &status);
         let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
@@ -49,23 +116,20 @@ impl Cluster {
             tracing::warn!(task = %spec.id, recorded = pieces.len(), "records of pieces are gone from the database; the task is fetched on");
             status.state = SourceState::Running;
         }
-        let mut stored_clients = Vec::with_capacity(clients.len());
-        for client in clients {
-            // Registered clients have a peer record; one that was only heard of has none.
-            let peer = self.store.peer(&client.id)?;
-            let intro = self.introduce(&client.id, client.path.clone(), peer);
+        let clients = clients.into_iter().map(|client| {
+            let intro = introduce(&client.id, client.path.clone(), peers);
             let (held, servable) = progress.remove(&client.id).unwrap_or_default();
-            stored_clients.push(StoredClient { client, intro, held, servable });
-        }
+            StoredClient { client, intro, held, servable }
+        });
+        let clients = clients.collect();
         let probe = match status.state {
             SourceState::Waiting => Probe::Pending,
             // A failed task is asked for anew by its next registration.
             SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => Probe::Answered,
         };
         let task = spec.id;
-        let stored = StoredTask { status, pieces, clients: stored_clients };
-        let swarm = Swarm::rebuild(self.now(), task, self.limits(), stored);
-        Ok(Cell::new(Arc::new(spec), swarm, probe, true))
+        let swarm = Swarm::rebuild(self.now(), task, self.limits(), StoredTask { status, pieces, clients });
+        Cell::new(Arc::new(spec), swarm, probe, true)
     }
 
     /// How far the piece file reaches. One that cannot be looked at is taken for what the database says of it: it is not
@@ -78,25 +142,31 @@ impl Cluster {
             u64::MAX
         })
     }
+}
 
-    fn introduce(&self, client: &ClientId, path: Arc<str>, peer: Option<Peer>) -> Introduction {
-        let unheard = || Peer {
-            id: client.clone(),
-            ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
-            port: 0,
-            host_name: String::new(),
-            version: String::new(),
-            call_system: String::new(),
-            dfdaemon: false,
+impl Counts {
+    const fn plus(self, other: Self) -> Self {
+        Self { tasks: self.tasks + other.tasks, clients: self.clients + other.clients, pieces: self.pieces + other.pieces }
+    }
+}
+
+/// Registered clients have a peer record; one that was only heard of has none.
+fn introduce(client: &ClientId, path: Arc<str>, peers: &Peers) -> Introduction {
+    let endpoint = |ip, port| Arc::new(Endpoint { client: client.clone(), ip, port, path });
+    match peers.get(client) {
+        Some(peer) => Introduction {
+            endpoint: endpoint(peer.ip, peer.port),
+            server: peer.server.clone(),
+            version: peer.version,
+            call_system: peer.call_system.clone(),
+            seed_host: peer.seed_host.clone(),
+        },
+        None => Introduction {
+            endpoint: endpoint(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
+            server: None,
+            version: ClientVersion::parse(""),
+            call_system: METRICS.call_system(""),
             seed_host: "".into(),
-        };
-        let peer = peer.unwrap_or_else(unheard);
-        Introduction {
-            server: self.servers.lock().at(peer.ip, peer.port),
-            version: ClientVersion::parse(&peer.version),
-            call_system: METRICS.call_system(&peer.call_system),
-            seed_host: peer.seed_host,
-            endpoint: Arc::new(Endpoint { client: peer.id, ip: peer.ip, port: peer.port, path }),
-        }
+        },
     }
 }

@@ -198,7 +198,12 @@ fn make_directory(path: &Path) -> Result<(), SnapshotError> {
     use std::os::unix::fs::DirBuilderExt;
     let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| SnapshotError::File { operation: "make the directory", path: directory.to_owned(), source })
+    // A snapshot that was told of survives a loss of power, and so does the name of its directory.
+    made.and_then(|()| crate::store::swap::sync_parent(directory)).map_err(|source| SnapshotError::File {
+        operation: "make the directory",
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -244,9 +244,35 @@ impl DownloadTold {
 #[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(api: Arc<Api>) -> Response {
     api.cluster.observe();
+    rendered_metrics()
+}
+
+/// As they are, without looking at tasks and clients.
+pub fn rendered_metrics() -> Response {
     let mut response = METRICS.render().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
+}
+
+/// Whether the process can answer at all: one that does not should be started again.
+#[utoipa::path(get, path = "/live", tag = "service", responses((status = 200, body = Failure)))]
+pub async fn live() -> Answer {
+    Answer::code(Code::Success)
+}
+
+/// Whether new clients should be sent here; if not, why.
+#[utoipa::path(get, path = "/ready", tag = "service",
+    responses((status = 200, body = Failure), (status = 503, body = Failure, description = "Recovering, draining, or the database cannot be written; `msg` says which")))]
+pub async fn ready(api: Arc<Api>) -> Answer {
+    match api.cluster.readiness() {
+        Ok(()) => Answer::code(Code::Success),
+        Err(why) => unready(&why.to_string()),
+    }
+}
+
+/// An answer while something cannot be done.
+pub fn unready(why: &str) -> Answer {
+    Answer::transport(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Answers `OK`.

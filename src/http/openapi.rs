@@ -34,6 +34,8 @@ use super::{client_api, peer_api};
         client_api::metrics,
         client_api::version,
         client_api::ping,
+        client_api::live,
+        client_api::ready,
         openapi,
         peers::list,
         peers::add,

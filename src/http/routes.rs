@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 17] = [
+pub static ROUTES: [Route; 19] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -28,6 +28,8 @@ pub static ROUTES: [Route; 17] = [
     route("/metrics", &["GET"]),
     route("/version", &["GET"]),
     route("/_ping", &["GET"]),
+    route("/live", &["GET"]),
+    route("/ready", &["GET"]),
     route("/openapi.json", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),

@@ -2,6 +2,7 @@
 
 mod log;
 pub mod metrics;
+pub mod recovery;
 mod rolling;
 
 pub use log::{Log, WrongLogFilter};

@@ -157,7 +157,7 @@ impl Drop for Service {
 pub fn serve_command(home: &Path) -> Command {
     let mut command = command();
     // Whatever is configured for a service of this machine is not for this one.
-    command.args(["serve", "--config", "/dev/null", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
+    command.args(["serve", "--no-supervise", "--config", "/dev/null", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
     command
 }
 
