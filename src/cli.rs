@@ -60,7 +60,7 @@ pub struct ServeArgs {
     /// The configuration file [default: /etc/dragonfly/supernode.yml, if it is there].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Serve in this process, for an init that starts it again and holds its sockets (LISTEN_FDS implies it). Otherwise this
+    /// Serve in this process, for an init that starts it again and holds its sockets (`LISTEN_FDS` implies it). Otherwise this
     /// process holds the sockets and runs the service in a worker, which it starts again whenever it dies.
     #[arg(long)]
     pub no_supervise: bool,

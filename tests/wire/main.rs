@@ -11,4 +11,5 @@ mod harness;
 mod reference;
 mod replay;
 mod rest;
+mod supervised;
 mod vectors;

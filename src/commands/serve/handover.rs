@@ -105,7 +105,8 @@ impl Handover {
 
     /// Tells the supervisor that clients are served.
     pub fn tell_ready(&self) {
-        let told = getppid().filter(|parent| parent.as_raw_pid() == self.supervisor).map(|parent| kill_process(parent, Signal::USR1));
+        let told =
+            getppid().filter(|parent| parent.as_raw_pid() == self.supervisor).map(|parent| kill_process(parent, Signal::USR1));
         if let Some(Err(error)) = told {
             tracing::warn!(%error, "supervisor cannot be told that the service is ready");
         }

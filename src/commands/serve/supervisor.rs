@@ -185,7 +185,7 @@ impl Supervisor {
 
     fn start(&mut self) {
         let started = Handover::from_supervisor(&self.sockets, None, self.news.clone())
-            .and_then(|handover| self.command(&self.program, &handover).spawn());
+            .and_then(|handover| command(&self.program, &handover).spawn());
         match started {
             // It is waited for by its id, which stays the same when this process becomes another program.
             Ok(child) => self.worker = Some(Worker { pid: Pid::from_child(&child), started: Instant::now(), ready: false }),
@@ -193,17 +193,6 @@ impl Supervisor {
             // No memory or no process to be had: that may pass.
             Err(_) => self.start_at = Instant::now() + PAUSE_MAX,
         }
-    }
-
-    fn command(&self, program: &Path, handover: &Handover) -> Command {
-        let mut arguments = std::env::args_os();
-        let mut command = Command::new(program);
-        if let Some(name) = arguments.next() {
-            command.arg0(name);
-        }
-        command.args(arguments);
-        handover.put_into(&mut command);
-        command
     }
 
     fn worker_is_ready(&mut self) {
@@ -221,7 +210,7 @@ impl Supervisor {
     fn become_new(&self, worker: Pid) {
         if let Ok(handover) = Handover::from_supervisor(&self.sockets, Some(worker), self.news.clone()) {
             // Blocked signals stay blocked and wait for the new program.
-            let _ = self.command(&self.program, &handover).exec();
+            let _ = command(&self.program, &handover).exec();
         }
     }
 
@@ -272,6 +261,18 @@ impl Supervisor {
         self.start_at = (Instant::now() + pause_after(self.news.failed_starts)).max(worker.started + START_EVERY);
         None
     }
+}
+
+/// The same command line for another program.
+fn command(program: &Path, handover: &Handover) -> Command {
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments);
+    handover.put_into(&mut command);
+    command
 }
 
 /// None after the first failed start, then twice as long each time.

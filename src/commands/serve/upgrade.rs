@@ -45,7 +45,10 @@ pub fn check() -> anyhow::Result<String> {
     let output = child.wait_with_output()?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || !version.starts_with(env!("CARGO_PKG_NAME")) {
-        bail!("{shown} is no supernode that runs here: asked for its version it ended with {} and said {version:?}", output.status);
+        bail!(
+            "{shown} is no supernode that runs here: asked for its version it ended with {} and said {version:?}",
+            output.status
+        );
     }
     Ok(version)
 }
