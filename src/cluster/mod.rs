@@ -105,6 +105,9 @@ pub enum CallError {
     Commit(#[from] CommitFailed),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was to be done broke in its middle, which ends the service.
+    #[error("the service ends because of an error in it")]
+    Panicked,
 }
 
 /// Why a service cannot go on.
@@ -274,6 +277,14 @@ impl Cluster {
                 panicked.send_replace(true);
             }
         });
+    }
+
+    /// Runs disk work on the threads that may block. A panic there ends the service, whoever asked for the work.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+        tokio::task::spawn_blocking(work).await.map_err(|_| {
+            self.panicked.send_replace(true);
+            CallError::Panicked
+        })
     }
 
     pub fn config(&self) -> Arc<Config> {

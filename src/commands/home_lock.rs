@@ -51,7 +51,12 @@ impl HomeLock {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
+        let is_new = !home.path().exists();
         private.create(home.path()).with_context(|| format!("cannot make the directory {}", home.path().display()))?;
+        if is_new {
+            // What is synced in a home whose own name is lost with the power is lost with it.
+            swap::sync_parent(home.path()).context("cannot sync the directory that the home is in")?;
+        }
         let path = home.lock();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);

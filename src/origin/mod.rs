@@ -65,7 +65,7 @@ pub enum OriginError {
     Certificates(#[source] reqwest::Error),
     /// Not asked at all: what it says to a request without them may be another file.
     #[error(
-        "headers for the source were left out of the snapshot that this task was restored from; registering again brings them"
+        "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
     )]
     HeadersLeftOut,
     #[error("the source cannot be reached")]
@@ -91,6 +91,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The byte of the content at which the body starts: as asked, or 0.
     pub start: u64,
+    /// Whether the body runs to the end of the content, though perhaps less was asked for.
+    pub to_the_end: bool,
     pub validators: Validators,
     body: Response,
 }
@@ -260,5 +262,6 @@ fn read_answer(
     if known.contradict(&validators) {
         return Err(OriginError::Changed);
     }
-    Ok(Answer { length, start, validators, body: response })
+    let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
+    Ok(Answer { length, start, to_the_end, validators, body: response })
 }

@@ -177,6 +177,8 @@ impl Store {
         };
         store.db.flush().map_err(StoreError::sled("flush"))?;
         store.sync()?;
+        // sled syncs neither what it is configured with nor the names of its files: without them, a synced log is lost.
+        sync_all_below(path).and_then(|()| swap::sync_parent(path)).map_err(sync_failed(path))?;
         Ok(store)
     }
 
@@ -287,20 +289,26 @@ fn try_open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     }
 }
 
-/// Opens the database; where that fails, without sled's own snapshots of its log, which are torn by some kills and which
-/// it can do without: it reads the whole log instead.
+/// Opens the database; where that fails, without what sled can do without, and some kills tear: its own snapshots of its
+/// log, of which it then reads the whole, and the parameters that it notes for itself, which are always the same.
 fn open_or_heal(path: &Path) -> Result<sled::Db, StoreError> {
+    let parameters = path.join("conf");
+    // The parameters come before the log. Without a log, a kill may have torn them, and nobody needs them yet.
+    if !path.join("db").exists() && parameters.exists() {
+        std::fs::remove_file(&parameters).map_err(sync_failed(path))?;
+    }
     let error = match open_sled(path) {
         Err(error) if error.is_damage() => error,
         opened => return opened,
     };
     let entries = std::fs::read_dir(path).map_err(sync_failed(path))?;
-    let torn = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
+    let spare = |name: &str| name.starts_with("snap.") || name == "conf";
+    let torn = entries.flatten().filter(|entry| spare(&entry.file_name().to_string_lossy()));
     let removed = torn.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count();
     if removed == 0 {
         return Err(error);
     }
-    tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* files");
+    tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* and conf");
     open_sled(path)
 }
 

@@ -99,14 +99,6 @@ impl SourceV2 {
             _ => Self::decode(bytes),
         }
     }
-
-    /// The record without headers: any may carry a credential. `Range` stays, it is part of what the task is.
-    pub fn without_headers(mut self) -> Self {
-        let all = self.headers.len();
-        self.headers.retain(|(name, _)| name.eq_ignore_ascii_case("range"));
-        self.headers_left_out |= self.headers.len() < all;
-        self
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -376,11 +368,6 @@ impl PreheatV1 {
         };
         let source = source.into_domain(TaskId::from_bytes(source_id));
         Ok(Preheat { id, kind: platform, source, filter, created_ms, ended_ms, state })
-    }
-
-    /// The record without headers, as a source's.
-    pub fn without_headers(self) -> Self {
-        Self { source: self.source.without_headers(), ..self }
     }
 }
 

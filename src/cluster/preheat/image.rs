@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::part_of;
-use crate::cluster::fetch::reason;
+use crate::cluster::fetch::chain;
 use crate::domain::{Platform, TaskSpec};
 use crate::origin::registry::{Challenge, MANIFEST_TYPES, Manifest, token_in};
 use crate::origin::{Document, Source};
@@ -92,6 +92,6 @@ impl Asking<'_> {
     }
 
     async fn ask(&self, source: &TaskSpec, url: &str, accept: &'static str) -> Result<Document, String> {
-        self.registry.read(source, url, accept).await.map_err(|error| reason(&error))
+        self.registry.read(source, url, accept).await.map_err(|error| chain(&error))
     }
 }

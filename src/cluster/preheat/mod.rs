@@ -295,7 +295,7 @@ impl Cluster {
             if matches!(state, PreheatState::Success | PreheatState::Failed(_)) {
                 preheat.ended_ms = Some(now_ms());
                 // Nobody needs the credentials any more.
-                preheat.source.headers.clear();
+                preheat.source = preheat.source.without_headers();
             }
             preheat.state = state;
             let mut changes = vec![Change::PreheatChanged(Arc::new(preheat.clone()))];

@@ -13,6 +13,7 @@ use sled::IVec;
 
 use super::format::{End, FORMAT_VERSION, FRAME_BYTES, Frame, Header, Kind, MAGIC, push_row};
 use super::{SnapshotError, Taken};
+use crate::domain::Preheat;
 use crate::store::recording::Keys;
 use crate::store::records::{PreheatV1, Record, SourceV2};
 use crate::store::schema::{Table, parse_preheat, split_task};
@@ -147,7 +148,8 @@ impl Store {
             }
             match SourceV2::decode_any(&bytes) {
                 Ok(record) => {
-                    let bytes = record.without_headers().encode().map_err(in_sources)?;
+                    let spec = record.into_domain(task).without_headers();
+                    let bytes = SourceV2::from(&spec).encode().map_err(in_sources)?;
                     return output.row(Table::Sources, task.as_bytes(), Some(&bytes));
                 }
                 // Chunks of two records, if it is being written just now.
@@ -163,9 +165,10 @@ impl Store {
 fn put_preheat(key: &[u8], value: Option<&[u8]>, output: &mut Output) -> Result<(), SnapshotError> {
     let in_preheats = |source| SnapshotError::Row { table: "preheats", source };
     match (parse_preheat(key), value) {
-        (Some((_, false)), Some(value)) => {
-            let record = PreheatV1::decode(value).map_err(in_preheats)?;
-            let bytes = record.without_headers().encode().map_err(in_preheats)?;
+        (Some((id, false)), Some(value)) => {
+            let preheat = PreheatV1::decode(value).and_then(|record| record.into_domain(id)).map_err(in_preheats)?;
+            let preheat = Preheat { source: preheat.source.without_headers(), ..preheat };
+            let bytes = PreheatV1::from(&preheat).encode().map_err(in_preheats)?;
             output.row(Table::Preheats, key, Some(&bytes))
         }
         _ => output.row(Table::Preheats, key, value),
