@@ -12,11 +12,14 @@ use std::time::Instant;
 
 use super::cell::{Cell, Probe};
 use super::{Cluster, StartError};
-use crate::domain::{ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
+use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
 use crate::store::TaskRows;
-use crate::swarm::{Introduction, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
+use crate::swarm::{Introduction, PATH_OF_UNREGISTERED, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
 use crate::telemetry::metrics::METRICS;
 use crate::telemetry::recovery::RECOVERY;
+
+/// Memberships that are removed at once: a batch costs the database far more memory than it has bytes.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// What was rebuilt.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,12 +52,14 @@ impl Cluster {
         let peers_ms = started.elapsed().as_millis();
         let next = AtomicUsize::new(0);
         let threads = available_parallelism().map_or(1, NonZero::get).min(ids.len());
-        let rebuilt: Result<Vec<Counts>, StartError> = std::thread::scope(|scope| {
+        let rebuilt: Result<Vec<(Counts, Vec<Change>)>, StartError> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| self.rebuild_from(&ids, &next, &peers))).collect();
             // A panic here goes on as it would have without threads.
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        let Counts { tasks, clients, pieces } = rebuilt?.into_iter().fold(Counts::default(), Counts::plus);
+        let (counts, forgotten): (Vec<Counts>, Vec<Vec<Change>>) = rebuilt?.into_iter().unzip();
+        self.finish_forgetting(&forgotten.concat())?;
+        let Counts { tasks, clients, pieces } = counts.into_iter().fold(Counts::default(), Counts::plus);
         let took_ms = started.elapsed().as_millis();
         let (peers, boot) = (peers.len(), self.store.boot());
         tracing::info!(tasks, clients, pieces, peers, peers_ms, took_ms, boot, "recovered what was stored");
@@ -81,18 +86,28 @@ impl Cluster {
         Ok(peers)
     }
 
-    /// Rebuilds one task after the other that no other thread has taken.
-    fn rebuild_from(&self, ids: &[TaskId], next: &AtomicUsize, peers: &Peers) -> Result<Counts, StartError> {
-        let mut counts = Counts::default();
+    /// A peer that was being forgotten when the process died is gone from all of its tasks, as its record is.
+    fn finish_forgetting(&self, forgotten: &[Change]) -> Result<(), StartError> {
+        if !forgotten.is_empty() {
+            tracing::info!(memberships = forgotten.len(), "finished forgetting peers, which was cut short");
+        }
+        // The committer has nothing to write yet.
+        forgotten.chunks(FORGOTTEN_AT_ONCE).try_for_each(|some| self.store.write(some)).map_err(StartError::from)
+    }
+
+    /// Rebuilds one task after the other that no other thread has taken. Tells what of them is to be forgotten, too.
+    fn rebuild_from(&self, ids: &[TaskId], next: &AtomicUsize, peers: &Peers) -> Result<(Counts, Vec<Change>), StartError> {
+        let (mut counts, mut forgotten) = (Counts::default(), Vec::new());
         while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Some(rows) = self.store.task(id)? {
+            if let Some(mut rows) = self.store.task(id)? {
+                forgotten.extend(take_half_forgotten(&mut rows, peers));
                 counts = counts.plus(Counts { tasks: 1, clients: rows.clients.len(), pieces: rows.pieces.len() });
                 let cell = self.rebuild(rows, peers);
                 self.tasks.write().insert(*id, Arc::new(cell));
             }
             RECOVERY.count();
         }
-        Ok(counts)
+        Ok((counts, forgotten))
     }
 
     fn rebuild(&self, rows: TaskRows, peers: &Peers) -> Cell {
@@ -148,6 +163,19 @@ impl Counts {
     const fn plus(self, other: Self) -> Self {
         Self { tasks: self.tasks + other.tasks, clients: self.clients + other.clients, pieces: self.pieces + other.pieces }
     }
+}
+
+/// Takes out the clients that registered and have no peer record any more: forgetting a peer begins with that, and goes on
+/// from task to task. One that was only heard of never had one; it serves nothing.
+fn take_half_forgotten(rows: &mut TaskRows, peers: &Peers) -> Vec<Change> {
+    let generation = rows.status.generation;
+    let (half, whole): (Vec<Client>, Vec<Client>) = std::mem::take(&mut rows.clients).into_iter().partition(|client| {
+        let was_registered = !client.gone || *client.path != *PATH_OF_UNREGISTERED;
+        // Who began an earlier generation stays known as that.
+        was_registered && client.generation == generation && !peers.contains_key(&client.id)
+    });
+    rows.clients = whole;
+    half.into_iter().map(|client| Change::ClientForgotten { task: client.task, client: client.id }).collect()
 }
 
 /// Registered clients have a peer record; one that was only heard of has none.

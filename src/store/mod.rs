@@ -266,6 +266,8 @@ impl Store {
 /// Opens the database, and waits for its lock: sled lets go of it a moment after the last of its handles is dropped, and
 /// a database is opened again when the one before was found damaged. Other processes are kept away by the home's lock.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    // A kill leaves these torn, and sled takes them for whole.
+    remove_files(path, |name| name.ends_with(".generating"))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match try_open_sled(path) {
@@ -301,15 +303,23 @@ fn open_or_heal(path: &Path) -> Result<sled::Db, StoreError> {
         Err(error) if error.is_damage() => error,
         opened => return opened,
     };
-    let entries = std::fs::read_dir(path).map_err(sync_failed(path))?;
-    let spare = |name: &str| name.starts_with("snap.") || name == "conf";
-    let torn = entries.flatten().filter(|entry| spare(&entry.file_name().to_string_lossy()));
-    let removed = torn.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count();
+    let removed = remove_files(path, |name| name.starts_with("snap.") || name == "conf")?;
     if removed == 0 {
         return Err(error);
     }
     tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* and conf");
     open_sled(path)
+}
+
+/// Removes the files of a database that are named like this, and tells how many those were.
+fn remove_files(database: &Path, is_named: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
+    let entries = match std::fs::read_dir(database) {
+        // Of a new database there is nothing.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(sync_failed(database))?,
+    };
+    let named = entries.flatten().filter(|entry| is_named(&entry.file_name().to_string_lossy()));
+    Ok(named.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count())
 }
 
 fn sync_failed(database: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {

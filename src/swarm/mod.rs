@@ -46,6 +46,8 @@ pub use views::{ClientView, PieceView, ServingClient};
 
 /// Clients of one task. Whoever comes later is refused: a client costs memory for as long as its task lives.
 const MEMBERS_MAX: usize = 1 << 20;
+/// The path of a client that was only heard of: it serves nothing.
+pub const PATH_OF_UNREGISTERED: &str = "/";
 /// After a failed transfer, a client and a server are not paired again for this long.
 const AVOID_FOR: Duration = Duration::from_secs(60);
 

@@ -26,6 +26,10 @@ const ENDLESS_PIECE_SIZE: u64 = 15 * 1024 * 1024;
 /// Of which reports are made: some chunks of progress.
 const ENDLESS_PIECES: u32 = 1300;
 
+/// Long paths make large records, of which the database moves some with every change: it comes around to using the space
+/// of old ones again.
+const PATH_PADDING_MAX: usize = 3000;
+
 /// What is fetched.
 #[derive(Debug)]
 pub struct Task {
@@ -164,7 +168,8 @@ impl Actor {
         let port = self.random.u16(10_000..60_000);
         let peer =
             Peer { ip: format!("10.1.{}.{}", self.number, self.random.u8(..)), port: port.into(), version: "1.0.6".into() };
-        Call::Register { pair: (task, client), path: format!("/peer/file/{port}"), peer, creates }
+        let padding = "x".repeat(self.random.usize(..PATH_PADDING_MAX));
+        Call::Register { pair: (task, client), path: format!("/peer/file/{port}/{padding}"), peer, creates }
     }
 
     async fn take(&mut self, connection: &mut SendRequest<Full<Bytes>>, api: SocketAddr, call: Call) -> Result<(), CallError> {

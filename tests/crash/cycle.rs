@@ -23,7 +23,9 @@ const LIFE_MAX: Duration = Duration::from_millis(400);
 const MOMENT_MAX_MS: u64 = 150;
 /// Kills at a step of a start come within so many steps, and of a load within so many.
 const START_STEPS: u64 = 60;
-const LOAD_STEPS: u64 = 400;
+const LOAD_STEPS: u64 = 200;
+/// Some services live so much longer.
+const LONG_LIFE: u32 = 5;
 /// After so many cycles a home is old enough.
 const CYCLES_OF_A_HOME: u64 = 40;
 /// Snapshots that stay in the home.
@@ -137,19 +139,36 @@ impl Play {
             }
             Started::Died(status) => return Err(format!("the service did not start: {status}")),
             Started::Serving(addresses) => {
-                self.stage.faults.spare();
+                // The last steps of a start are taken when it serves already.
+                let killed_late = self.stage.faults.spare();
+                if killed_late.is_some() {
+                    summary.killed_while_starting += 1;
+                    self.stage.let_die(LIFE_MAX).await;
+                    self.after_death(killed_late.map(|killed| (moment, killed)), summary).await?;
+                    return Ok(());
+                }
                 self.look(addresses, summary).await?;
                 self.served_once = true;
                 let at_a_step = self.random.u8(..2) == 0;
+                let longer = if self.random.u8(..10) == 0 { LONG_LIFE } else { 1 };
                 if at_a_step {
-                    self.stage.faults.kill_at(self.stage.faults.steps() + self.random.u64(1..=LOAD_STEPS), moment);
+                    let steps = self.random.u64(1..=LOAD_STEPS * u64::from(longer));
+                    self.stage.faults.kill_at(self.stage.faults.steps() + steps, moment);
                 }
-                self.load(addresses, at_a_step, summary).await?;
+                let life = Duration::from_millis(self.random.u64(..MOMENT_MAX_MS));
+                let life = if at_a_step { LIFE_MAX } else { life };
+                self.load(addresses, life * longer, summary).await?;
                 self.silence()?;
             }
         }
-        self.killed_by = match self.stage.faults.fired() {
-            Some((step, what)) => {
+        let fired = self.stage.faults.spare();
+        self.after_death(fired.map(|fired| (moment, fired)), summary).await
+    }
+
+    /// Notes what killed the service, takes the power away, and has the home checked, now and then.
+    async fn after_death(&mut self, fired: Option<(Moment, (u64, String))>, summary: &mut Summary) -> Result<(), String> {
+        self.killed_by = match fired {
+            Some((moment, (step, what))) => {
                 summary.killed_at_a_step[moment as usize - 1] += 1;
                 format!("{moment:?} step {step}, {what}")
             }
@@ -158,7 +177,6 @@ impl Play {
                 "a kill at some moment".to_owned()
             }
         };
-        self.stage.faults.spare();
         self.lost.clear();
         if self.with_power && self.random.u8(..4) > 0 {
             self.lost = self.stage.faults.lose_power(&mut self.random);
@@ -173,7 +191,7 @@ impl Play {
     }
 
     /// Lets everybody call until the service is dead.
-    async fn load(&mut self, addresses: Addresses, at_a_step: bool, summary: &mut Summary) -> Result<(), String> {
+    async fn load(&mut self, addresses: Addresses, life: Duration, summary: &mut Summary) -> Result<(), String> {
         let mut running = JoinSet::new();
         for actor in self.actors.drain(..) {
             running.spawn(actor.run(addresses.api));
@@ -182,7 +200,6 @@ impl Play {
         let wants_snapshot = self.random.u8(..4) == 0;
         let path = self.stage.home().join(format!("snapshots/{:06}.snap", self.snapshots_asked));
         let snapshot = tokio::spawn(take_snapshot(wants_snapshot, self.stage.home(), path, self.random.u64(..MOMENT_MAX_MS)));
-        let life = if at_a_step { LIFE_MAX } else { Duration::from_millis(self.random.u64(..MOMENT_MAX_MS)) };
         let status = self.stage.let_die(life).await;
         if !was_killed(status) {
             return Err(format!("the service ended by itself: {status}"));

@@ -12,6 +12,7 @@
 //! ```
 
 mod actor;
+mod corruption;
 mod cycle;
 #[allow(dead_code, reason = "made for all tests that need faults")]
 mod fault;
@@ -19,6 +20,7 @@ mod fault;
 #[allow(dead_code, reason = "some of what the wire tests are made of is not needed here")]
 mod harness;
 mod model;
+mod secrets;
 #[allow(dead_code, reason = "made for all tests that need a home to break")]
 mod stage;
 mod steps;

@@ -70,11 +70,17 @@ impl Stage {
 
     /// The same with further arguments.
     pub async fn start_with(&mut self, arguments: &[&str]) -> Started {
+        self.start_in(arguments, &[]).await
+    }
+
+    /// The same with further variables in its environment.
+    pub async fn start_in(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> Started {
         assert!(self.child.is_none(), "one service at a time");
         self.log_before = self.log().len();
         let home = self.home();
         let mut command = serve_command(&home);
         command.args(["--port", "0", "--download-port", "0", "--bind", "127.0.0.1"]).args(SETTINGS).args(arguments);
+        command.envs(variables.iter().copied());
         self.faults.put_under(&mut command);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("the log can be written");
         let errors = log.try_clone().expect("the log can be shared");
@@ -177,8 +183,8 @@ pub fn was_killed(status: ExitStatus) -> bool {
 }
 
 fn read_addresses(path: &Path, pid: u32) -> Option<Addresses> {
-    let told: Value =
-        serde_json::from_str(&std::fs::read_to_string(path).ok()?).expect("serve.json is written whole or not at all");
+    // A file of the process before may have lost its content with the power.
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
     let address = |name: &str| told[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
     (told["pid"] == pid).then(|| Addresses { api: address("api"), download: address("download") })
 }

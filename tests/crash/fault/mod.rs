@@ -119,9 +119,12 @@ impl Faults {
         self.set(KILL_AT, step);
     }
 
-    /// Kills nobody from now on.
-    pub fn spare(&self) {
+    /// Kills nobody from now on. Tells whom it killed before.
+    pub fn spare(&self) -> Option<(u64, String)> {
         self.set(KILL_AT, 0);
+        let fired = self.fired();
+        self.set(FIRED_AT, 0);
+        fired
     }
 
     /// The step at which a process was killed, and what it was.
