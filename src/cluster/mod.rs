@@ -12,6 +12,7 @@ mod forget;
 pub mod inventory;
 mod network;
 pub mod pieces_on_disk;
+pub mod preheat;
 mod pull;
 mod recovery;
 mod refusals;
@@ -35,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cdn::{Throttle, Worker};
 use crate::config::{Config, Home};
-use crate::domain::{ClientVersion, Moment, SourceState, TaskId};
+use crate::domain::{ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::snapshot::SnapshotError;
@@ -87,6 +88,10 @@ impl StartError {
 pub enum CallError {
     #[error("there is no task {0}")]
     UnknownTask(TaskId),
+    #[error("there is no preheat {0}")]
+    UnknownPreheat(PreheatId),
+    #[error("there are {0} preheats, and no more at once: delete some that have ended")]
+    TooManyPreheats(usize),
     #[error("the task exists with another {0}")]
     Conflict(&'static str),
     #[error(transparent)]
@@ -100,6 +105,9 @@ pub enum CallError {
     Commit(#[from] CommitFailed),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was to be done broke in its middle, which ends the service.
+    #[error("the service ends because of an error in it")]
+    Panicked,
 }
 
 /// Why a service cannot go on.
@@ -135,6 +143,7 @@ pub struct Cluster {
     tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
     refusals: Mutex<refusals::Refusals>,
     forgotten: Mutex<HashMap<TaskId, forget::Forgotten>>,
+    preheats: preheat::Preheats,
     servers: Mutex<UploadServers>,
     /// Everything that runs in the background.
     background: TaskTracker,
@@ -177,6 +186,7 @@ impl Cluster {
             tasks: RwLock::default(),
             refusals: Mutex::default(),
             forgotten: Mutex::default(),
+            preheats: preheat::Preheats::default(),
             servers: Mutex::default(),
             background: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -188,6 +198,7 @@ impl Cluster {
             repository,
         });
         cluster.recover()?;
+        cluster.load_preheats()?;
         Ok(cluster)
     }
 
@@ -204,6 +215,7 @@ impl Cluster {
             }
         }
         self.keep_snapshots();
+        self.keep_preheats();
         if self.rescued.load(Ordering::Acquire) {
             self.look_at_everything();
         }
@@ -265,6 +277,14 @@ impl Cluster {
                 panicked.send_replace(true);
             }
         });
+    }
+
+    /// Runs disk work on the threads that may block. A panic there ends the service, whoever asked for the work.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+        tokio::task::spawn_blocking(work).await.map_err(|_| {
+            self.panicked.send_replace(true);
+            CallError::Panicked
+        })
     }
 
     pub fn config(&self) -> Arc<Config> {

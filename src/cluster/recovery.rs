@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::cell::{Cell, Probe};
 use super::{Cluster, StartError};
-use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId};
+use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, PATH_OF_UNREGISTERED, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
 use crate::telemetry::metrics::METRICS;
@@ -111,11 +111,10 @@ impl Cluster {
     }
 
     fn rebuild(&self, rows: TaskRows, peers: &Peers) -> Cell {
-        let TaskRows { spec, status, pieces, clients, progress } = rows;
+        let TaskRows { spec, mut status, pieces, clients, progress } = rows;
         let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
-        let length =
-            self.repository.open_task(&spec.id, status.generation, status.piece_size).and_then(|file| file.length()).unwrap_or(0);
+        let length = self.length_on_disk(&spec.id, &status);
         let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
         let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
         let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
@@ -124,6 +123,13 @@ impl Cluster {
         let missing = recorded - pieces.iter().filter(|piece| piece.stored).count();
         if missing > 0 {
             tracing::warn!(task = %spec.id, missing, recorded, "recorded pieces are not on disk and will be fetched again");
+        }
+        // Nobody knows what such a piece must be: the download goes on, and finds out.
+        if let SourceState::Success { .. } = status.state
+            && status.piece_count().is_none_or(|count| (pieces.len() as u64) < u64::from(count))
+        {
+            tracing::warn!(task = %spec.id, recorded = pieces.len(), "records of pieces are gone from the database; the task is fetched on");
+            status.state = SourceState::Running;
         }
         let clients = clients.into_iter().map(|client| {
             let intro = introduce(&client.id, client.path.clone(), peers);
@@ -139,6 +145,17 @@ impl Cluster {
         let task = spec.id;
         let swarm = Swarm::rebuild(self.now(), task, self.limits(), StoredTask { status, pieces, clients });
         Cell::new(Arc::new(spec), swarm, probe, true)
+    }
+
+    /// How far the piece file reaches. One that cannot be looked at is taken for what the database says of it: it is not
+    /// gone, and whoever reads it will be told why that fails.
+    fn length_on_disk(&self, task: &TaskId, status: &TaskStatus) -> u64 {
+        let opened = self.repository.open_if_there(task, status.generation, status.piece_size);
+        let length = opened.and_then(|file| file.map_or(Ok(0), |file| file.length()));
+        length.unwrap_or_else(|error| {
+            tracing::error!(%task, error = &error as &dyn std::error::Error, "piece file cannot be looked at and is taken for whole");
+            u64::MAX
+        })
     }
 }
 

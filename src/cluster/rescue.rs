@@ -32,6 +32,7 @@ impl Cluster {
         } else {
             guarded(&home, || Self::open_as_it_is(config.clone(), false))
         };
+        snapshots::remove_partial(&home);
         match opened {
             Err(StartError::Store(error)) if error.is_damage() => {
                 let keep = matches!(replace(&home, &error)?, Remedy::Keep);

@@ -142,7 +142,6 @@ impl Cluster {
         let cluster = self.clone();
         self.spawn(async move {
             let home = Home::new(cluster.config().home.clone());
-            remove_partial(&home);
             let mut wait = first_wait(&home, interval);
             while cluster.stopping.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
                 let taking = cluster.clone();
@@ -176,8 +175,8 @@ fn first_wait(home: &Home, interval: Duration) -> Duration {
     age.map_or(FIRST_AFTER.min(interval), |age| interval.saturating_sub(age))
 }
 
-/// What snapshots were called that a kill cut short.
-fn remove_partial(home: &Home) {
+/// Removes what snapshots were called that a kill cut short. Only while nobody can ask for one.
+pub fn remove_partial(home: &Home) {
     let Ok(entries) = std::fs::read_dir(home.snapshots()) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "partial")) {
         let _ = std::fs::remove_file(path);

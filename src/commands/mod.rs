@@ -23,6 +23,7 @@ use serve::{DrainedForUpgrade, SourcePattern};
 use crate::cli::HomeArgs;
 use crate::config::{ConfigError, Home, Sources};
 use crate::store::swap;
+use crate::telemetry::WrongLogFilter;
 
 const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
@@ -61,7 +62,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     ExitCode::from(if error.is::<HomeInUse>() {
         HOME_IN_USE
-    } else if error.is::<ConfigError>() || error.is::<SourcePattern>() {
+    } else if error.is::<ConfigError>() || error.is::<SourcePattern>() || error.is::<WrongLogFilter>() {
         WRONG_CONFIGURATION
     } else if error.is::<DrainedForUpgrade>() {
         DRAINED_FOR_UPGRADE

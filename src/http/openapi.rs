@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::rest::{peers, tasks};
+use super::rest::{peers, preheats, tasks};
 use super::{client_api, peer_api};
 
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use super::{client_api, peer_api};
         (name = "peer", description = "What clients (dfget, dfdaemon) call"),
         (name = "tasks", description = "Tasks, their pieces and clients"),
         (name = "peers", description = "Peers"),
+        (name = "preheats", description = "Files and images that are fetched before anybody asks for them"),
         (name = "service", description = "The service itself")
     ),
     paths(
@@ -41,6 +42,10 @@ use super::{client_api, peer_api};
         peers::add,
         peers::get,
         peers::delete,
+        preheats::list,
+        preheats::add,
+        preheats::get,
+        preheats::delete,
         tasks::list,
         tasks::get,
         tasks::delete,

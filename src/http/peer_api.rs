@@ -233,9 +233,10 @@ fn out_of_range(name: &'static str) -> BadParam {
 /// The one place where errors become codes.
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
-        CallError::UnknownTask(_) => Code::TargetNotFound,
+        CallError::UnknownTask(_) | CallError::UnknownPreheat(_) => Code::TargetNotFound,
+        CallError::TooManyPreheats(_) => Code::SystemError,
         CallError::Conflict(_) => Code::TaskConflict,
-        CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
+        CallError::Refused(Refused::Unreachable(_) | Refused::Denied(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
         CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
         CallError::Swarm(Refusal::PieceOutOfRange) => {
@@ -244,10 +245,11 @@ pub fn refusal(error: &CallError) -> Answer {
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
         CallError::Swarm(Refusal::TooManyClients) => Code::SourceFail,
         CallError::AskAgain => Code::WaitAuth,
-        CallError::Commit(_) | CallError::Store(_) => {
+        CallError::Commit(_) | CallError::Store(_) | CallError::Panicked => {
             let request = format!("{:016x}", fastrand::u64(..));
             tracing::error!(request, error = error as &dyn std::error::Error, "request failed");
-            return Answer::because(Code::SystemError, &format!("{error} (request {request})"));
+            // The log says what; where things are on this machine is nothing for clients.
+            return Answer::because(Code::SystemError, &format!("the log says more of the request {request}"));
         }
     };
     Answer::because(code, &error.to_string())

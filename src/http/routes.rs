@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 19] = [
+pub static ROUTES: [Route; 21] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -33,6 +33,8 @@ pub static ROUTES: [Route; 19] = [
     route("/openapi.json", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),
+    route("/preheats", &["GET", "POST"]),
+    route("/preheats/{id}", &["GET", "DELETE"]),
     route("/tasks", &["GET"]),
     route("/tasks/{id}", &["GET", "DELETE"]),
     // Two lists of one task.

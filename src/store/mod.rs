@@ -7,12 +7,13 @@
 //!
 //! ```text
 //! meta      name                            schema version, boot count, node, commits so far
-//! sources   task, chunk of the record       what the task fetches; the only tree with secrets (request headers)
+//! sources   task, chunk of the record       what the task fetches, with secrets (request headers)
 //! tasks     task                            how far its source has got
 //! pieces    task, piece number              digest, and whether the bytes are on disk
 //! peers     client                          address, host, version
 //! clients   task, client                    state, path, what it may still do
 //! progress  task, client, chunk of 512      bits held, bits servable
+//! preheats  preheat, number of child        what is fetched ahead (with secrets, as in sources); each child its task
 //! ```
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
 //!

@@ -32,7 +32,8 @@ use std::time::Duration;
 use roaring::RoaringBitmap;
 
 use crate::domain::{
-    Change, ClientId, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize, SourceState, TaskId, TaskStatus,
+    Change, ClientId, ClientState, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize, SourceState, TaskId,
+    TaskStatus,
 };
 pub use events::{Assignment, Decision, Effects, Event, Limits, Refusal, Report};
 use lease::Pace;
@@ -229,6 +230,14 @@ impl Swarm {
             Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
         };
         Decision::Continue(member.leases.iter().filter_map(assignment).collect())
+    }
+
+    /// A client is about to be told that it has everything: it is done. Of the published clients, none but the oldest ever
+    /// say so themselves.
+    pub fn finish_client(&mut self, client: &ClientId, effects: &mut Effects) {
+        if let Some(ordinal) = self.members.ordinal(client) {
+            self.change_state(ordinal, ClientState::Success, effects);
+        }
     }
 
     fn wait(&self, held: u32) -> Decision {

@@ -5,5 +5,5 @@ pub mod metrics;
 pub mod recovery;
 mod rolling;
 
-pub use log::Log;
+pub use log::{Log, WrongLogFilter};
 pub use rolling::LogFile;

@@ -1,9 +1,10 @@
-//! REST for operators: peers and tasks, with HTTP statuses that mean something.
+//! REST for operators: peers, tasks and preheats, with HTTP statuses that mean something.
 //!
 //! Names and shapes are those of the published server's interface description where it has them. Lists come a page at a
 //! time; how many there are in all is in the header `X-Total-Count`. Errors are in the envelope that all routes use.
 
 pub mod peers;
+pub mod preheats;
 pub mod tasks;
 
 use std::sync::Arc;
@@ -28,7 +29,7 @@ const PAGE_MAX: usize = 1000;
 /// How many there are in all.
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
-/// Everything below `/peers` and `/tasks`.
+/// Everything below `/peers`, `/tasks` and `/preheats`.
 pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let with_api = {
         let api = api.clone();
@@ -44,10 +45,17 @@ pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let task = warp::path!(String).and(warp::get()).and(with_api.clone()).then(tasks::get);
     let delete = warp::path!(String).and(warp::delete()).and(with_api.clone()).and(query()).then(tasks::delete);
     let pieces = warp::path!(String / "pieces").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::pieces);
-    let clients = warp::path!(String / "clients").and(warp::get()).and(with_api).and(query()).then(tasks::clients);
+    let clients = warp::path!(String / "clients").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::clients);
     let tasks = list.or(task).unify().or(delete).unify().or(pieces).unify().or(clients).unify();
 
-    warp::path("peers").and(peers).or(warp::path("tasks").and(tasks)).unify().boxed()
+    let list = warp::path::end().and(warp::get()).and(with_api.clone()).and(query()).then(preheats::list);
+    let add = warp::path::end().and(warp::post()).and(with_api.clone()).and(limited_body()).then(preheats::add);
+    let preheat = warp::path!(String).and(warp::get()).and(with_api.clone()).then(preheats::get);
+    let delete = warp::path!(String).and(warp::delete()).and(with_api).then(preheats::delete);
+    let preheats = list.or(add).unify().or(preheat).unify().or(delete).unify();
+
+    let rest = warp::path("peers").and(peers).or(warp::path("tasks").and(tasks)).unify();
+    rest.or(warp::path("preheats").and(preheats)).unify().boxed()
 }
 
 /// Why a request is refused.
@@ -76,6 +84,13 @@ impl Reply for Refused {
             Self::Param(bad) => Answer::transport(StatusCode::BAD_REQUEST, &format!("{} {}", bad.name, bad.why)).into_response(),
             Self::NotFound(what) => Answer::transport(StatusCode::NOT_FOUND, what).into_response(),
             Self::Call(CallError::UnknownTask(_)) => Self::NotFound("there is no such task").into_response(),
+            Self::Call(CallError::UnknownPreheat(_)) => Self::NotFound("there is no such preheat").into_response(),
+            Self::Call(error @ CallError::TooManyPreheats(_)) => {
+                Answer::transport(StatusCode::TOO_MANY_REQUESTS, &error.to_string()).into_response()
+            }
+            Self::Call(CallError::AskAgain) => {
+                Answer::transport(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping, ask again").into_response()
+            }
             Self::Call(error) => super::peer_api::refusal(&error).with_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
         }
     }
