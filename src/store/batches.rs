@@ -10,8 +10,9 @@ use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_ke
 use super::{Durability, Store, StoreError};
 use crate::domain::Change;
 
-/// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
-pub(super) const CHUNK_BYTES: usize = 32 * 1024;
+/// Larger records are cut into chunks of this many bytes. sled makes a file of its own of a leaf with more than 128 KiB,
+/// and neither writes nor removes that in step with its log ([`super::blobs`]). A leaf has some 20 values at most.
+pub(super) const CHUNK_BYTES: usize = 4 * 1024;
 
 impl Store {
     /// Makes changes durable in a database that has no committer: nobody else writes it.

@@ -20,6 +20,7 @@
 //! Invariant: a database that knows of fewer commits than were acknowledged is not taken for sound ([`mark`]).
 
 mod batches;
+mod blobs;
 mod check;
 mod commit;
 #[cfg(any(fuzzing, test))]
@@ -140,6 +141,7 @@ pub struct Store {
     /// `None` where nothing may be written.
     mark: Option<mark::Mark>,
     lost_commits: u64,
+    blobs: blobs::Blobs,
 }
 
 impl Store {
@@ -174,6 +176,7 @@ impl Store {
             commits: AtomicU64::new(commits),
             mark: Some(mark),
             lost_commits: marked.saturating_sub(commits),
+            blobs: blobs::Blobs::of(path),
         };
         store.db.flush().map_err(StoreError::sled("flush"))?;
         store.sync()?;
@@ -192,8 +195,8 @@ impl Store {
     fn to_read(path: &Path, db: sled::Db, schema: u32) -> Result<Self, StoreError> {
         let trees = schema::Trees::open(&db)?;
         let (boot, node, commits) = (trees.boot()?, trees.known_node()?, AtomicU64::new(trees.commits()?));
-        let (file, path) = (open_database_file(path)?, path.to_owned());
-        Ok(Self { file, db, trees, path, boot, node, schema, commits, mark: None, lost_commits: 0 })
+        let (file, blobs, path) = (open_database_file(path)?, blobs::Blobs::of(path), path.to_owned());
+        Ok(Self { file, db, trees, path, boot, node, schema, commits, mark: None, lost_commits: 0, blobs })
     }
 
     /// Opens the database for a check: for reading, but telling whether commits were lost.
@@ -250,6 +253,7 @@ impl Store {
     fn make_durable(&self, durability: Durability) -> Result<(), StoreError> {
         self.db.flush().map_err(StoreError::sled("flush"))?;
         if durability == Durability::Power {
+            self.blobs.sync().map_err(sync_failed(&self.path))?;
             self.sync()?;
         }
         match &self.mark {

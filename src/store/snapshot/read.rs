@@ -79,16 +79,16 @@ fn put(trees: &Trees, table: Table, (key, value): Row<'_>) -> Result<(), sled::E
                 tree.insert(source_key(&task, next), chunk)?;
                 next += 1;
             }
-            // An earlier row of the same task may have been longer, by no more than a record can have.
-            (next..next + RECORD_CHUNKS_MAX).try_for_each(|rest| tree.remove(source_key(&task, rest)).map(drop))
+            // An earlier row of the same task may have been longer.
+            while tree.remove(source_key(&task, next))?.is_some() {
+                next += 1;
+            }
+            Ok(())
         }
         (_, _, Some(value)) => tree.insert(key, value).map(drop),
         (_, _, None) => tree.remove(key).map(drop),
     }
 }
-
-/// 4 MiB in chunks of 32 KiB.
-const RECORD_CHUNKS_MAX: u16 = 128;
 
 struct Reader {
     file: BufReader<File>,
