@@ -193,8 +193,8 @@ impl Actor {
         self.under_way = Some(call.clone());
         let response = exchange::collect(exchange::send(connection, api, request).await?).await?;
         match self.check(&call, &response) {
-            Ok(()) => {
-                self.known = self.known.after(&call);
+            Ok(has_all) => {
+                self.known = if has_all { self.known.after_all_of(&call) } else { self.known.after(&call) };
                 self.under_way = None;
                 self.acknowledged += 1;
             }
@@ -233,10 +233,11 @@ impl Actor {
         }
     }
 
-    /// Checks an answer, and takes in what it says beside its acknowledgement.
-    fn check(&mut self, call: &Call, response: &Response) -> Result<(), String> {
+    /// Checks an answer, and takes in what it says beside its acknowledgement. Tells whether that is that the client has
+    /// everything.
+    fn check(&mut self, call: &Call, response: &Response) -> Result<bool, String> {
         if matches!(call, Call::DeleteTask { .. } | Call::DeletePeer { .. }) {
-            return if response.status == 204 { Ok(()) } else { Err("expected 204".into()) };
+            return if response.status == 204 { Ok(false) } else { Err("expected 204".into()) };
         }
         let answer = response.answer()?;
         let allowed: &[i64] = match call {
@@ -249,7 +250,7 @@ impl Actor {
         if response.status != 200 || !allowed.contains(&answer.code) {
             return Err(format!("expected one of {allowed:?}"));
         }
-        let (Call::Start { pair } | Call::Hold { pair, .. }) = call else { return Ok(()) };
+        let (Call::Start { pair } | Call::Hold { pair, .. }) = call else { return Ok(false) };
         let task = self.task(&pair.0);
         if answer.code == 600 {
             if answer.data["md5"] != crate::harness::pieces::md5_hex(&task.content) {
@@ -266,6 +267,6 @@ impl Actor {
                 self.told_stored.insert((pair.0.clone(), number));
             }
         }
-        Ok(())
+        Ok(answer.code == 600)
     }
 }
