@@ -1,8 +1,10 @@
 //! What is promised of crashes, kept by the real binary: killed at any moment and at any step of IO, cut off from power,
 //! and started on homes that something has damaged.
 //!
-//! [`fault`] stands under the binary. In [`cycle`], clients load the service until it dies; every answer that arrived is an
-//! acknowledgement, and after the next start all of them are looked for, and nothing else may be half there.
+//! [`fault`] stands under the binary, which [`steps`] tries by itself. In [`cycle`], clients load the service until it dies; every answer that arrived is an
+//! acknowledgement, and after the next start all of them are looked for, and nothing else may be half there. In
+//! [`replacements`] one database takes the place of another; in [`corruption`] files are broken; [`secrets`] looks for what
+//! nobody may be told.
 //!
 //! `CRASH_SEED` brings back the choices of a failure, `CRASH_CYCLES` sets how many cycles there are, `CRASH_VERBOSE=1`
 //! tells after every home how far they are. A soak:
