@@ -169,7 +169,7 @@ impl Cluster {
                 (Some(failure), None) => {
                     if failure.discard {
                         ended = Some(inner.swarm.status().generation);
-                        inner.swarm.next_generation(&mut effects);
+                        inner.swarm.next_generation(now, &mut effects);
                     } else {
                         inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
                     }

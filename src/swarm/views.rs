@@ -76,6 +76,11 @@ impl Swarm {
         self.known.len()
     }
 
+    /// Bytes of all pieces on our disk.
+    pub const fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
     /// How many pieces are on our disk.
     pub const fn pieces_stored(&self) -> u32 {
         self.at_seed
