@@ -236,12 +236,12 @@ enum Shortage {
 
 impl Shortage {
     const fn of(rules: &Rules, free_bytes: u64) -> Self {
-        if free_bytes <= rules.full_free_bytes {
-            Self::HardlyAny
-        } else if free_bytes < rules.young_free_bytes {
+        if free_bytes >= rules.young_free_bytes {
+            Self::None
+        } else if free_bytes > rules.full_free_bytes {
             Self::Little
         } else {
-            Self::None
+            Self::HardlyAny
         }
     }
 

@@ -32,8 +32,9 @@ impl Cluster {
         let TaskRows { spec, status, pieces, clients, progress } = rows;
         let mut progress: std::collections::HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
-        let length =
-            self.repository.open_task(&spec.id, status.generation, status.piece_size).and_then(|file| file.length()).unwrap_or(0);
+        let file = self.repository.open_task(&spec.id, status.generation, status.piece_size);
+        let idle = file.as_ref().ok().and_then(|file| file.used().ok()?.elapsed().ok()).unwrap_or_default();
+        let length = file.and_then(|file| file.length()).unwrap_or(0);
         let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
         let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
         let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
@@ -59,7 +60,9 @@ impl Cluster {
         let task = spec.id;
         let stored = StoredTask { status, pieces, clients: stored_clients };
         let swarm = Swarm::rebuild(self.now(), task, self.limits(), stored);
-        Ok(Cell::new(Arc::new(spec), swarm, probe, true))
+        let cell = Cell::new(Arc::new(spec), swarm, probe, true, self.now());
+        cell.lock().idle_before = idle;
+        Ok(cell)
     }
 
     fn introduce(&self, client: &ClientId, path: Arc<str>, peer: Option<Peer>) -> Introduction {

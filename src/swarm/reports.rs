@@ -19,6 +19,15 @@ impl Swarm {
         effects.changes.push(Change::ClientForgotten { task: self.task, client: client.clone() });
     }
 
+    /// Forgets some clients, members or not, whichever; tells how many.
+    pub fn forget_some(&mut self, count: usize, effects: &mut Effects) -> usize {
+        let members: Vec<ClientId> = self.members.ids().take(count).cloned().collect();
+        members.iter().for_each(|client| self.forget(client, effects));
+        let former: Vec<ClientId> = self.former.keys().take(count - members.len()).cloned().collect();
+        former.iter().for_each(|client| self.forget_former(client, effects));
+        members.len() + former.len()
+    }
+
     /// Forgets that a client began an earlier generation.
     pub(super) fn forget_former(&mut self, client: &ClientId, effects: &mut Effects) {
         if self.former.remove(client).is_some() {
