@@ -61,7 +61,7 @@ impl Cluster {
         }
     }
 
-    /// Takes what must go for want of room.
+    /// Takes what has expired, and then what must go for want of room.
     pub async fn evict(&self) -> Result<Collected, CallError> {
         let Ok(_turn) = self.rounds.acquire().await else { return Ok(Collected::default()) };
         let rules = self.retention_rules();
@@ -70,18 +70,15 @@ impl Cluster {
         // Where the disk does not tell, room is no reason.
         let verdicts = retention::plan(&rules, free_bytes.unwrap_or(u64::MAX), self.cached_files().await);
         for verdict in verdicts {
-            // What has expired goes by the other schedule.
-            let Fate::Goes(reason @ (Reason::Quota | Reason::LittleRoom | Reason::HardlyAnyRoom)) = verdict.fate else {
-                continue;
-            };
+            let Fate::Goes(reason) = verdict.fate else { continue };
             if self.evict_file(&verdict.cached, reason).await? {
-                collected.evicted += 1;
+                *(if reason == Reason::Expired { &mut collected.expired } else { &mut collected.evicted }) += 1;
                 collected.bytes += verdict.cached.stored_bytes;
             }
         }
-        if collected.evicted > 0 {
-            let Collected { evicted, bytes, .. } = collected;
-            tracing::info!(files = evicted, bytes, free_bytes, "evicted cached files to make room");
+        if collected != Collected::default() {
+            let Collected { expired, evicted, bytes, .. } = collected;
+            tracing::info!(expired, evicted, bytes, free_bytes, "cached files went");
         }
         Ok(collected)
     }
@@ -110,14 +107,11 @@ impl Cluster {
         Err(no_room(NoRoom { needed, quota: rules.quota.map_or(u64::MAX, |quota| quota.bytes), in_use }))
     }
 
-    /// Tells whether it is gone.
-    async fn evict_file(&self, cached: &Cached, reason: Reason) -> Result<bool, CallError> {
+    /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.
+    pub(super) async fn evict_file(&self, cached: &Cached, reason: Reason) -> Result<bool, CallError> {
         match self.forget_unused_task(cached).await {
             Ok(true) => {
-                let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                METRICS.gc_disks.inc();
-                METRICS.last_gc_disks.set(since_epoch.as_secs_f64());
-                METRICS.evictions.with_label_values(&[reason_name(reason)]).inc();
+                count(reason);
                 Ok(true)
             }
             Ok(false) => Ok(false),
@@ -166,6 +160,17 @@ fn shown(cell: &Arc<Cell>, verdict: Verdict) -> CachedFile {
         clients: inner.swarm.members(),
         verdict,
     }
+}
+
+fn count(reason: Reason) {
+    if reason == Reason::Expired {
+        METRICS.gc_tasks.inc();
+        return;
+    }
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    METRICS.gc_disks.inc();
+    METRICS.last_gc_disks.set(since_epoch.as_secs_f64());
+    METRICS.evictions.with_label_values(&[reason_name(reason)]).inc();
 }
 
 const fn no_room(NoRoom { needed, quota, in_use }: NoRoom) -> LedgerError {

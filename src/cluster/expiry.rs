@@ -13,6 +13,7 @@ use super::cell::Cell;
 use super::{CallError, Cluster};
 use crate::config::Config;
 use crate::domain::{ClientId, Generation, Moment, TaskId};
+use crate::retention::Reason;
 use crate::swarm::{Effects, Left};
 use crate::telemetry::metrics::METRICS;
 
@@ -158,18 +159,10 @@ impl Cluster {
         let expire_after = self.config().task_expire_time;
         for cell in self.cells() {
             let cached = cell.lock().cached(self.now());
-            if cached.in_use.is_some() || cached.unused < expire_after {
-                continue;
-            }
-            match self.forget_unused_task(&cached).await {
-                Ok(true) => {
-                    collected.expired += 1;
-                    collected.bytes += cached.stored_bytes;
-                    METRICS.gc_tasks.inc();
-                }
-                // Somebody has come, or somebody else has forgotten it.
-                Ok(false) | Err(CallError::UnknownTask(_)) => {}
-                Err(error) => return Err(error),
+            let expired = cached.in_use.is_none() && cached.unused >= expire_after;
+            if expired && self.evict_file(&cached, Reason::Expired).await? {
+                collected.expired += 1;
+                collected.bytes += cached.stored_bytes;
             }
         }
         Ok(())
