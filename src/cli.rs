@@ -50,6 +50,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Bring a stopped home to this program's schema, as its first start would; takes a snapshot before.
     Migrate(MigrateArgs),
+    /// Collect garbage in a running service now, and tell of every cached file why it goes or stays.
+    Gc(GcArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
     Bench(BenchArgs),
 }
@@ -182,6 +184,18 @@ pub struct MigrateArgs {
     /// Only say which steps would run.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// Only tell what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a line for programs, rather than a table for people.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

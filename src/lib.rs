@@ -13,7 +13,7 @@
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
 //! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
 //! | [`http`] | the wire: dialects, routes, downloads, connections |
-//! | [`commands`] | `serve`, `config`, `version`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `bench`: one `run` each |
+//! | [`commands`] | `serve`, `config`, `version`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `gc`, `bench`: one `run` each |
 //! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
 //! | `fuzzing` | what the fuzz targets assert, compiled for fuzzing and tests only |
 //!

@@ -41,6 +41,14 @@ pub struct Quota {
 }
 
 impl Quota {
+    pub fn high_bytes(&self) -> u64 {
+        self.percent(self.high_percent)
+    }
+
+    pub fn low_bytes(&self) -> u64 {
+        self.percent(self.low_percent)
+    }
+
     fn percent(&self, percent: u32) -> u64 {
         let bytes = u128::from(self.bytes) * u128::from(percent) / 100;
         u64::try_from(bytes).unwrap_or(u64::MAX)
@@ -133,7 +141,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
     let expired = |cached: &Cached| cached.in_use.is_none() && cached.unused >= rules.expire_after;
     let mut space = Space::of(free_bytes, &cached);
     cached.iter().filter(|cached| expired(cached)).for_each(|cached| space.give_back(cached));
-    let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.percent(quota.high_percent));
+    let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
     let short = Shortage::of(rules, space.free_bytes);
     let settles_within = short.settles_within().min(rules.expire_after);
     let is_settled = |cached: &Cached| cached.can_make_room() && !expired(cached) && cached.unused >= settles_within;
@@ -144,7 +152,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
             Fate::Stays(Stay::InUse(using))
         } else if expired(&cached) {
             Fate::Goes(Reason::Expired)
-        } else if cached.can_make_room() && over_quota.is_some_and(|quota| space.used_bytes > quota.percent(quota.low_percent)) {
+        } else if cached.can_make_room() && over_quota.is_some_and(|quota| space.used_bytes > quota.low_bytes()) {
             space.give_back(&cached);
             Fate::Goes(Reason::Quota)
         } else {

@@ -2,7 +2,7 @@
 //! [`crate::retention`]; here it is done, each file only if it is still unused when its turn comes.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::SemaphorePermit;
 
@@ -10,8 +10,9 @@ use super::cell::Cell;
 use super::expiry::Collected;
 use super::{CallError, Cluster};
 use crate::cdn::LedgerError;
+use crate::config::units::format_duration;
 use crate::domain::SourceState;
-use crate::retention::{self, Cached, Fate, NoRoom, Quota, Reason, Rules, Verdict};
+use crate::retention::{self, Cached, Fate, NoRoom, Quota, Reason, Rules, Stay, Use, Verdict};
 use crate::telemetry::metrics::METRICS;
 
 /// How often room is looked for again, because what should have made it came to be used.
@@ -28,7 +29,9 @@ pub struct CacheView {
     pub bytes: u64,
     /// Of the disk; `None` where it does not say.
     pub free_bytes: Option<u64>,
-    /// Those that go first, then those that would go next.
+    /// Clients that have been silent for too long.
+    pub silent_clients: usize,
+    /// Those that go first, then those that would go next, then those in use.
     pub files: Vec<CachedFile>,
 }
 
@@ -40,6 +43,36 @@ pub struct CachedFile {
     pub state: SourceState,
     pub clients: usize,
     pub verdict: Verdict,
+}
+
+impl CachedFile {
+    /// Why it goes or stays, in a sentence for operators.
+    pub fn why(&self, rules: &Rules) -> String {
+        let Verdict { cached, fate, expires_in } = &self.verdict;
+        let expires = || match expires_in {
+            Some(left) => format!("expires in {}", rounded(*left)),
+            None => "does not expire".to_owned(),
+        };
+        match fate {
+            Fate::Goes(Reason::Expired) => {
+                format!("nobody used it for {}, taskExpireTime is {}", rounded(cached.unused), rounded(rules.expire_after))
+            }
+            Fate::Goes(Reason::Quota) => "the repository is beyond repositoryHighWatermark of repositoryQuota".to_owned(),
+            Fate::Goes(Reason::LittleRoom) => "the disk has less room than youngGCThreshold".to_owned(),
+            Fate::Goes(Reason::HardlyAnyRoom) => "the disk has no more room than fullGCThreshold".to_owned(),
+            Fate::Stays(Stay::InUse(Use::SourceFetched)) => "it is being fetched from its source".to_owned(),
+            Fate::Stays(Stay::InUse(Use::Clients(1))) => "a client is fetching it".to_owned(),
+            Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it"),
+            Fate::Stays(Stay::JustUsed) => format!("it was used {} ago; {}", rounded(cached.unused), expires()),
+            Fate::Stays(Stay::LaterRound) => format!("others go before it, cleanRatio tenths at a time; {}", expires()),
+            Fate::Stays(Stay::Room) => format!("there is room; {}", expires()),
+        }
+    }
+}
+
+/// To whole seconds.
+fn rounded(duration: Duration) -> String {
+    format_duration(Duration::from_secs(duration.as_secs()))
 }
 
 impl Cluster {
@@ -62,7 +95,7 @@ impl Cluster {
     }
 
     /// Takes what has expired, and then what must go for want of room.
-    pub async fn evict(&self) -> Result<Collected, CallError> {
+    pub async fn evict(self: &Arc<Self>) -> Result<Collected, CallError> {
         let Ok(_turn) = self.rounds.acquire().await else { return Ok(Collected::default()) };
         let rules = self.retention_rules();
         let free_bytes = self.free_bytes().await;
@@ -85,7 +118,7 @@ impl Cluster {
 
     /// Makes files go so that one of so many bytes fits under the quota. Until what is returned is dropped, nobody else
     /// takes that room.
-    pub(super) async fn make_room(&self, needed: u64) -> Result<Option<SemaphorePermit<'_>>, LedgerError> {
+    pub(super) async fn make_room(self: &Arc<Self>, needed: u64) -> Result<Option<SemaphorePermit<'_>>, LedgerError> {
         let rules = self.retention_rules();
         if rules.quota.is_none() {
             return Ok(None);
@@ -108,10 +141,18 @@ impl Cluster {
     }
 
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.
-    pub(super) async fn evict_file(&self, cached: &Cached, reason: Reason) -> Result<bool, CallError> {
-        match self.forget_unused_task(cached).await {
+    pub(super) async fn evict_file(self: &Arc<Self>, cached: &Cached, reason: Reason) -> Result<bool, CallError> {
+        let (cluster, unused) = (self.clone(), *cached);
+        match self.to_its_end(async move { cluster.forget_unused_task(&unused).await }).await {
             Ok(true) => {
                 count(reason);
+                let (task, unused_s) = (cached.task, cached.unused.as_secs());
+                match reason {
+                    Reason::Expired => tracing::debug!(%task, unused_s, "task expired"),
+                    Reason::Quota | Reason::LittleRoom | Reason::HardlyAnyRoom => {
+                        tracing::info!(%task, unused_s, bytes = cached.stored_bytes, reason = reason_name(reason), "evicted");
+                    }
+                }
                 Ok(true)
             }
             Ok(false) => Ok(false),
@@ -148,7 +189,7 @@ impl Cluster {
         let verdicts = retention::plan(&rules, free_bytes.unwrap_or(u64::MAX), files);
         let file = |verdict: Verdict| self.cell(&verdict.cached.task).ok().map(|cell| shown(&cell, verdict));
         let files = verdicts.into_iter().filter_map(file).collect();
-        CacheView { rules, stored_bytes, bytes, free_bytes, files }
+        CacheView { rules, stored_bytes, bytes, free_bytes, silent_clients: self.silent_clients(), files }
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::cell::Cell;
@@ -39,7 +40,7 @@ impl Schedule {
 }
 
 /// What a collection took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Collected {
     pub clients: usize,
     pub peers: usize,
@@ -60,7 +61,7 @@ impl Cluster {
     }
 
     /// Collects again and again for as long as the service runs. The interval may change under way.
-    async fn on_schedule(&self, schedule: Schedule) {
+    async fn on_schedule(self: &Arc<Self>, schedule: Schedule) {
         let mut reconfigured = self.reconfigured.subscribe();
         let mut last = Instant::now();
         let mut first = true;
@@ -89,8 +90,36 @@ impl Cluster {
         }
     }
 
+    /// Collects all that there is to collect now. Done to its end even if whoever asked for it goes.
+    pub async fn collect(self: &Arc<Self>) -> Result<Collected, CallError> {
+        let cluster = self.clone();
+        let collecting = async move {
+            let by_time = cluster.expire().await?;
+            let by_room = cluster.evict().await?;
+            Ok(Collected {
+                expired: by_time.expired + by_room.expired,
+                evicted: by_room.evicted,
+                bytes: by_time.bytes + by_room.bytes,
+                ..by_time
+            })
+        };
+        self.to_its_end(collecting).await
+    }
+
+    /// How many clients have been silent for too long.
+    pub(super) fn silent_clients(&self) -> usize {
+        let (now, silence) = (self.now(), self.config().peer_gc_delay);
+        let silent = |cell: Arc<Cell>| {
+            let inner = cell.lock();
+            let heard = self.heard.lock();
+            let heard = |client: &ClientId| if inner.held.contains_key(client) { Some(now) } else { heard.get(client).copied() };
+            inner.swarm.silent(now, silence, &heard)
+        };
+        self.cells().into_iter().map(silent).sum()
+    }
+
     /// Takes what time has made useless.
-    pub async fn expire(&self) -> Result<Collected, CallError> {
+    pub async fn expire(self: &Arc<Self>) -> Result<Collected, CallError> {
         let Ok(_turn) = self.rounds.acquire().await else { return Ok(Collected::default()) };
         let config = self.config();
         let mut collected = Collected { clients: self.expire_clients(config.peer_gc_delay).await?, ..Default::default() };
@@ -155,7 +184,7 @@ impl Cluster {
         Ok(clients)
     }
 
-    async fn expire_tasks(&self, collected: &mut Collected) -> Result<(), CallError> {
+    async fn expire_tasks(self: &Arc<Self>, collected: &mut Collected) -> Result<(), CallError> {
         let expire_after = self.config().task_expire_time;
         for cell in self.cells() {
             let cached = cell.lock().cached(self.now());

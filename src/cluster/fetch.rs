@@ -36,7 +36,7 @@ impl Cluster {
         });
     }
 
-    async fn fetch(&self, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
+    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
         let spec = cell.lock().spec.clone();
         if spec.headers_left_out {
             return Err(OriginError::HeadersLeftOut.into());
@@ -54,7 +54,7 @@ impl Cluster {
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
-    async fn mend(&self, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
+    async fn mend(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
         for (piece, digest) in lost.missing {
@@ -211,7 +211,7 @@ fn failure_of(error: &FetchError) -> Failure {
 
 /// Takes what the worker finds out into a task's swarm.
 struct CellLedger<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a Arc<Cluster>,
     cell: &'a Arc<Cell>,
 }
 

@@ -30,7 +30,9 @@ impl Cluster {
     /// been registered. Its file goes as well if so told; otherwise with the task's next registration, or the next start.
     pub async fn forget_task(self: &Arc<Self>, task: TaskId, with_file: bool) -> Result<(), CallError> {
         let cluster = self.clone();
-        self.to_its_end(async move { cluster.forget_task_if(&task, with_file, |_| true).await }).await.map(|_| ())
+        self.to_its_end(async move { cluster.forget_task_if(&task, with_file, |_| true).await }).await?;
+        tracing::info!(%task, with_file, "task forgotten");
+        Ok(())
     }
 
     /// Forgets a task that nobody uses, and its file: first its clients, some at a time, then the rest. Tells whether it is
@@ -106,7 +108,6 @@ impl Cluster {
         cell.openings.notify_waiters();
         self.refusals.lock().forget(task);
         ticket.durable().await?;
-        tracing::info!(%task, with_file, "task forgotten");
         if with_file {
             self.remove_file(task, generation).await;
             if idle {
@@ -126,7 +127,7 @@ impl Cluster {
             let mut forgotten = self.forgotten.lock();
             forgotten.retain(|_, forgotten| forgotten.file_kept || now.since(forgotten.at) < WRITES_ARRIVE_WITHIN);
             let over = |forgotten: &&mut Forgotten| forgotten.file_kept && now.since(forgotten.at) >= keep_for;
-            let over = forgotten.iter_mut().filter(|(_, forgotten)| over(&forgotten));
+            let over = forgotten.iter_mut().filter(|(_, forgotten)| over(forgotten));
             over.map(|(task, forgotten)| {
                 forgotten.file_kept = false;
                 (*task, forgotten.generation)
@@ -178,7 +179,7 @@ impl Cluster {
     }
 
     /// Does all of it, even if whoever asked hangs up in its middle.
-    async fn to_its_end<T: Send + 'static>(
+    pub(super) async fn to_its_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
     ) -> Result<T, CallError> {

@@ -48,7 +48,7 @@ use crate::telemetry::metrics::METRICS;
 use cell::Cell;
 pub use damage::Accused;
 pub use download::{Readable, Unreadable};
-pub use eviction::CacheView;
+pub use eviction::{CacheView, CachedFile};
 pub use expiry::Collected;
 pub use network::{Node, Share};
 pub use pull::Told;

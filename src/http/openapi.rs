@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::rest::{peers, tasks};
+use super::rest::{cache, peers, tasks};
 use super::{client_api, peer_api};
 
 #[derive(OpenApi)]
@@ -35,6 +35,7 @@ use super::{client_api, peer_api};
         client_api::version,
         client_api::ping,
         openapi,
+        cache::get,
         peers::list,
         peers::add,
         peers::get,

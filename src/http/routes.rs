@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 17] = [
+pub static ROUTES: [Route; 18] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -31,6 +31,7 @@ pub static ROUTES: [Route; 17] = [
     route("/openapi.json", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),
+    route("/cache", &["GET"]),
     route("/tasks", &["GET"]),
     route("/tasks/{id}", &["GET", "DELETE"]),
     // Two lists of one task.

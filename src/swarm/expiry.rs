@@ -39,9 +39,7 @@ impl Swarm {
         from: Left,
         effects: &mut Effects,
     ) -> Left {
-        let is_silent = |seen: Moment, client: &ClientId| {
-            now.since(seen) >= silence && heard(client).is_none_or(|heard| now.since(heard) >= silence)
-        };
+        let is_silent = is_silent(now, silence, heard);
         match from {
             Left::Nobody => Left::Nobody,
             Left::Former => {
@@ -63,6 +61,14 @@ impl Swarm {
                 if next < self.members.places() { Left::From(next) } else { Left::Former }
             }
         }
+    }
+
+    /// How many members [`Self::expire`] would forget.
+    pub fn silent(&self, now: Moment, silence: Duration, heard: &dyn Fn(&ClientId) -> Option<Moment>) -> usize {
+        let is_silent = is_silent(now, silence, heard);
+        let silent =
+            |(_, member): &(u32, &Member)| member.leases.is_empty() && is_silent(member.seen, &member.intro.endpoint.client);
+        self.members.iter().filter(silent).count()
     }
 
     /// How many clients are fetching this task, or are about to.
@@ -94,6 +100,10 @@ impl Swarm {
         let may_be_fetching = member.state == ClientState::Running && !self.has_everything(member);
         if may_be_fetching { now.after(lease_life(self.status.piece_size)) } else { now }
     }
+}
+
+fn is_silent(now: Moment, silence: Duration, heard: &dyn Fn(&ClientId) -> Option<Moment>) -> impl Fn(Moment, &ClientId) -> bool {
+    move |seen, client| now.since(seen) >= silence && heard(client).is_none_or(|heard| now.since(heard) >= silence)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! REST for operators: peers and tasks, with HTTP statuses that mean something.
+//! REST for operators: peers, tasks and the cache, with HTTP statuses that mean something.
 //!
 //! Names and shapes are those of the published server's interface description where it has them. Lists come a page at a
 //! time; how many there are in all is in the header `X-Total-Count`. Errors are in the envelope that all routes use.
 
+pub mod cache;
 pub mod peers;
 pub mod tasks;
 
@@ -28,7 +29,7 @@ const PAGE_MAX: usize = 1000;
 /// How many there are in all.
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
-/// Everything below `/peers` and `/tasks`.
+/// Everything below `/peers`, `/tasks` and `/cache`.
 pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let with_api = {
         let api = api.clone();
@@ -44,10 +45,12 @@ pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let task = warp::path!(String).and(warp::get()).and(with_api.clone()).then(tasks::get);
     let delete = warp::path!(String).and(warp::delete()).and(with_api.clone()).and(query()).then(tasks::delete);
     let pieces = warp::path!(String / "pieces").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::pieces);
-    let clients = warp::path!(String / "clients").and(warp::get()).and(with_api).and(query()).then(tasks::clients);
+    let clients = warp::path!(String / "clients").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::clients);
     let tasks = list.or(task).unify().or(delete).unify().or(pieces).unify().or(clients).unify();
 
-    warp::path("peers").and(peers).or(warp::path("tasks").and(tasks)).unify().boxed()
+    let cache = warp::path!("cache").and(warp::get()).and(with_api).and(query()).then(cache::get);
+
+    warp::path("peers").and(peers).or(warp::path("tasks").and(tasks)).unify().or(cache).unify().boxed()
 }
 
 /// Why a request is refused.

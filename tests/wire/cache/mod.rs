@@ -2,7 +2,9 @@
 //!
 //! Times are seconds here and minutes in the field; what is waited for is the state after it, never a moment.
 
+mod churn;
 mod expiry;
+mod explained;
 mod quota;
 
 use std::net::SocketAddr;

@@ -59,6 +59,8 @@ async fn answers_are_as_they_are_described() {
         ("/peers", "/peers?pageSize=0".into()),
         ("/peers/{id}", format!("/peers/{cid}")),
         ("/peers/{id}", "/peers/nobody".into()),
+        ("/cache", "/cache".into()),
+        ("/cache", "/cache?pageNum=x".into()),
         ("/tasks", "/tasks".into()),
         ("/tasks/{id}", format!("/tasks/{task}")),
         ("/tasks/{id}", "/tasks/abc".into()),
