@@ -209,6 +209,10 @@ pub struct BenchArgs {
     /// Tasks, one after the other; each is a 50 MiB file of 13 pieces.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub tasks: u32,
+    /// Instead, drive bursts of tasks and clients through for so long, all of which expire, and print what the service is
+    /// left with.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    pub churn: Option<u32>,
 }
 
 #[cfg(test)]
