@@ -73,6 +73,8 @@ pub enum LedgerError {
     Stopping,
     #[error("a piece differs from what clients were told of it")]
     Contradiction,
+    #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
+    NoRoom { needed: u64, quota: u64, in_use: u64 },
 }
 
 /// All of the source is here.

@@ -91,7 +91,10 @@ impl Cluster {
         let mut effects = Effects::default();
         let (registered, ticket) = {
             let mut inner = cell.live()?;
-            inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
+            let now = self.now();
+            inner.swarm.handle(now, Event::ClientRegistered(intro), &mut effects)?;
+            inner.touch(now);
+            self.alone.join(&peer.id);
             effects.changes.push(Change::PeerSeen(Arc::new(peer)));
             if let Some(defined) = inner.define() {
                 effects.changes.push(defined);
@@ -135,7 +138,7 @@ impl Cluster {
         // Somebody else may have created it in between.
         let created = tasks.entry(spec.id).or_insert_with(|| {
             let forgotten = self.forgotten.lock().remove(&spec.id);
-            if let Some(Forgotten { generation, file_kept: true }) = forgotten {
+            if let Some(Forgotten { generation, file_kept: true, .. }) = forgotten {
                 let (cluster, task) = (self.clone(), spec.id);
                 self.spawn(async move { cluster.remove_file(&task, generation).await });
             }
@@ -146,7 +149,13 @@ impl Cluster {
                 validators: Validators::default(),
                 state: SourceState::Waiting,
             };
-            Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits(), status), Probe::Pending, false))
+            Arc::new(Cell::new(
+                Arc::new(spec.clone()),
+                Swarm::new(spec.id, self.limits(), status),
+                Probe::Pending,
+                false,
+                self.now(),
+            ))
         });
         Ok(created.clone())
     }
@@ -175,7 +184,7 @@ impl Cluster {
                 (Some(failure), None) => {
                     if failure.discard {
                         ended = Some(inner.swarm.status().generation);
-                        inner.swarm.next_generation(&mut effects);
+                        inner.swarm.next_generation(now, &mut effects);
                     } else {
                         inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
                     }

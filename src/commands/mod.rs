@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 mod control_client;
 pub mod dump;
+pub mod gc;
 mod home_lock;
 pub mod migrate;
 mod progress;

@@ -102,6 +102,10 @@ pub struct Config {
     pub interval_threshold: Duration,
     /// Tenths of the candidates that go in one round.
     pub clean_ratio: u32,
+    /// 0 for no limit.
+    pub repository_quota_bytes: u64,
+    pub repository_high_watermark_percent: u32,
+    pub repository_low_watermark_percent: u32,
     pub log: LogConfig,
     pub debug: bool,
     pub enable_profiler: bool,
@@ -153,6 +157,9 @@ impl Default for Config {
             full_gc_threshold_bytes: 5 * units::G,
             interval_threshold: Duration::from_hours(2),
             clean_ratio: 1,
+            repository_quota_bytes: 0,
+            repository_high_watermark_percent: 95,
+            repository_low_watermark_percent: 85,
             log: LogConfig { path: None, size_max_mb: 40, backups_max: 1, age_max_days: 0 },
             debug: false,
             enable_profiler: false,
