@@ -35,6 +35,8 @@ const PATH_PADDING_MAX: usize = 3000;
 pub struct Task {
     pub id: String,
     pub url: String,
+    /// Tells tasks with one URL apart; of any length.
+    identifier: String,
     pub content: Bytes,
     pub pieces: u32,
     pub piece_size: u64,
@@ -45,12 +47,17 @@ pub struct Task {
 impl Task {
     /// Puts a source up whose bytes are its seed's.
     pub fn new(origin: &Origin, name: &str, length: u64, seed: u64) -> Self {
+        Self::identified(origin, name, length, seed, String::new())
+    }
+
+    /// The same, with an identifier.
+    pub fn identified(origin: &Origin, name: &str, length: u64, seed: u64, identifier: String) -> Self {
         let mut content = vec![0; usize::try_from(length).expect("small")];
         fastrand::Rng::with_seed(seed).fill(&mut content);
         let content: Bytes = content.into();
         let url = origin.put(name, File::new(content.clone()));
-        let pieces = piece_count(length);
-        Self { id: id_of(&url), url, content, pieces, piece_size: PIECE_SIZE, comes: true }
+        let (id, pieces) = (id_of(&url, &identifier), piece_count(length));
+        Self { id, url, identifier, content, pieces, piece_size: PIECE_SIZE, comes: true }
     }
 
     /// Puts a source up that announces much and sends nothing.
@@ -58,7 +65,7 @@ impl Task {
         let file = File { announced_length: Some(ENDLESS_BYTES), ending: Ending::StallsAfter(0), ..File::new(Bytes::new()) };
         let url = origin.put(name, file);
         let (pieces, piece_size) = (ENDLESS_PIECES, ENDLESS_PIECE_SIZE);
-        Self { id: id_of(&url), url, content: Bytes::new(), pieces, piece_size, comes: false }
+        Self { id: id_of(&url, ""), url, identifier: String::new(), content: Bytes::new(), pieces, piece_size, comes: false }
     }
 
     /// A piece as clients get it.
@@ -76,8 +83,8 @@ impl Task {
     }
 }
 
-fn id_of(url: &str) -> String {
-    supernode::domain::TaskId::derive(url, "", "").to_string()
+fn id_of(url: &str, identifier: &str) -> String {
+    supernode::domain::TaskId::derive(url, identifier, "").to_string()
 }
 
 /// Lengths of sources: none, few, a full piece, a byte more.
@@ -92,6 +99,8 @@ pub struct Actor {
     pub own_tasks: Vec<String>,
     random: fastrand::Rng,
     number: usize,
+    /// Its tasks come and go all the time.
+    deletes_much: bool,
     /// What was acknowledged.
     pub known: Part,
     pub under_way: Option<Call>,
@@ -106,6 +115,7 @@ pub struct Actor {
 
 impl Actor {
     pub fn new(number: usize, tasks: &[Arc<Task>], own: Vec<Arc<Task>>, seed: u64) -> Self {
+        let deletes_much = own.iter().any(|task| !task.identifier.is_empty());
         let clients = (0..CLIENTS).map(|client| format!("10.0.{number}.{client}-{number}-1795423513.832")).collect();
         let own_tasks = own.iter().map(|task| task.id.clone()).collect();
         Self {
@@ -114,6 +124,7 @@ impl Actor {
             own_tasks,
             random: fastrand::Rng::with_seed(seed),
             number,
+            deletes_much,
             known: Part::default(),
             under_way: None,
             told_stored: BTreeSet::new(),
@@ -147,12 +158,13 @@ impl Actor {
         let pair = self.random.choice(&pairs).map(|pair| (*pair).clone());
         let Some(pair) = pair.filter(|_| self.random.u8(..8) > 0) else { return self.registration() };
         let piece = self.random.u32(..self.task(&pair.0).pieces);
+        let deletes = if self.deletes_much { 12 } else { 1 };
         match self.random.u8(..60) {
-            0 if !self.known.tasks.is_empty() => {
+            which if which < deletes && !self.known.tasks.is_empty() => {
                 let tasks: Vec<&String> = self.known.tasks.iter().collect();
                 Call::DeleteTask { task: (*self.random.choice(tasks).expect("there are some")).clone() }
             }
-            1 => Call::DeletePeer { client: pair.1 },
+            0..2 => Call::DeletePeer { client: pair.1 },
             2..5 => Call::GoDown { pair },
             5..8 => Call::Finish { pair, success: self.random.bool() },
             8..16 => Call::Start { pair },
@@ -195,10 +207,11 @@ impl Actor {
         let ask = |pair: &Pair, rest: &str| get(&format!("/peer/task?taskId={}&srcCid={}&dstCid=&{rest}", pair.0, pair.1));
         match call {
             Call::Register { pair, path, peer, .. } => {
-                let url = &self.task(&pair.0).url;
+                let Task { url, identifier, .. } = self.task(&pair.0);
                 let body = json!({
                     "superNodeIp": "127.0.0.1", "rawUrl": url, "taskUrl": url, "cid": pair.1, "ip": peer.ip, "hostName": "host",
                     "port": peer.port, "path": path, "version": peer.version,
+                    "identifier": identifier,
                 });
                 post_json("/peer/registry", &body)
             }

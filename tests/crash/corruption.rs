@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::actor::Task;
+use crate::files::{copy, files_below};
 use crate::from_environment;
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::dump::Dump;
@@ -164,28 +165,6 @@ async fn report(addresses: Addresses, task: &Task, clients: std::ops::Range<u32>
             assert_eq!(exchange::ask(addresses.api, get(&request)).await.code, 611);
         }
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("made");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false if entry.path().is_file() => drop(std::fs::copy(entry.path(), target).expect("copied")),
-            // The socket.
-            false => {}
-        }
-    }
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).expect("readable").map(|entry| entry.expect("readable").path());
-    let below = |path: PathBuf| if path.is_dir() { files_below(&path) } else { vec![path] };
-    let mut files: Vec<PathBuf> = entries.flat_map(below).collect();
-    files.sort();
-    files
 }
 
 /// Those that make a difference. The database's files have all of theirs, and more, in a test of the wire tests; here each

@@ -17,6 +17,9 @@ use crate::model::Home;
 use crate::stage::{Addresses, Stage, Started, ask_control, was_killed};
 
 const ACTORS: usize = 8;
+/// Actors whose tasks have long identifiers. Bytes.
+const LARGE_ACTORS: usize = 2;
+const IDENTIFIER_BYTES: std::ops::Range<usize> = 100_000..500_000;
 /// How long a loaded service lives at most, until it is killed whatever step it is at.
 const LIFE_MAX: Duration = Duration::from_millis(400);
 /// Kills at a moment come within this time.
@@ -107,8 +110,11 @@ impl Play {
         shared.push(Arc::new(Task::endless(origin, &format!("{number}-endless"))));
         let (mut tasks, mut actors) = (shared.clone(), Vec::new());
         for actor in 0..ACTORS {
-            let length = if actor == 0 { 5_000_000 } else { random.u64(..3000) };
-            let own = Arc::new(Task::new(origin, &format!("{number}-of-{actor}"), length, random.u64(..)));
+            let length = if actor == ACTORS - 1 { 5_000_000 } else { random.u64(..3000) };
+            // Some records are as large as segments of the log, and a commit that writes them fills several.
+            let identifier = if actor < LARGE_ACTORS { "i".repeat(random.usize(IDENTIFIER_BYTES)) } else { String::new() };
+            let name = format!("{number}-of-{actor}");
+            let own = Arc::new(Task::identified(origin, &name, length, random.u64(..), identifier));
             tasks.push(own.clone());
             actors.push(Actor::new(actor, &shared, vec![own], random.u64(..)));
         }
@@ -234,7 +240,11 @@ impl Play {
         for actor in &mut self.actors {
             let found = home.part(&actor.clients, &actor.own_tasks);
             if !actor.known.allows(&found, actor.under_way.as_ref()) {
-                wrong.push(format!("acknowledged:\n{:#?}\nunder way: {:?}\nfound:\n{found:#?}", actor.known, actor.under_way));
+                wrong.push(format!(
+                    "{}\nunder way: {}",
+                    actor.known.differences(&found),
+                    actor.under_way.as_ref().map_or_else(|| "nothing".to_owned(), |call| format!("{call:.300?}"))
+                ));
             }
             summary.acknowledged += std::mem::take(&mut actor.acknowledged);
             let stored =

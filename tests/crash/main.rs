@@ -16,10 +16,12 @@ mod corruption;
 mod cycle;
 #[allow(dead_code, reason = "made for all tests that need faults")]
 mod fault;
+mod files;
 #[path = "../wire/harness/mod.rs"]
 #[allow(dead_code, reason = "some of what the wire tests are made of is not needed here")]
 mod harness;
 mod model;
+mod replacements;
 mod secrets;
 #[allow(dead_code, reason = "made for all tests that need a home to break")]
 mod stage;

@@ -5,6 +5,7 @@
 //! a registration is more than one change: it makes the task, which may be there without the client.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::harness::dump::Dump;
 
@@ -12,13 +13,20 @@ use crate::harness::dump::Dump;
 pub type Pair = (String, String);
 
 /// A client of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Member {
     pub state: String,
     pub path: String,
     pub gone: bool,
     pub held: BTreeSet<u32>,
     pub servable: BTreeSet<u32>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, path, gone, held, servable } = self;
+        write!(f, "{state} gone {gone} held {held:?} servable {servable:?} {}", path.trim_end_matches('x'))
+    }
 }
 
 /// What a client last said of itself.
@@ -97,6 +105,27 @@ impl Part {
 
     fn change(&mut self, pair: &Pair, change: impl FnOnce(&mut Member)) {
         change(self.members.get_mut(pair).expect("only members report"));
+    }
+
+    /// Where another part differs, in words.
+    pub fn differences(&self, found: &Self) -> String {
+        let mut lines = Vec::new();
+        for task in self.tasks.symmetric_difference(&found.tasks) {
+            lines.push(format!("task {task}: {}", if self.tasks.contains(task) { "gone" } else { "not gone" }));
+        }
+        for client in self.peers.keys().chain(found.peers.keys()).collect::<BTreeSet<_>>() {
+            let (known, found) = (self.peers.get(client), found.peers.get(client));
+            if known != found {
+                lines.push(format!("peer {client}: {known:?} and now {found:?}"));
+            }
+        }
+        for pair in self.members.keys().chain(found.members.keys()).collect::<BTreeSet<_>>() {
+            let (known, found) = (self.members.get(pair), found.members.get(pair));
+            if known != found {
+                lines.push(format!("member {pair:?}: {known:?} and now {found:?}"));
+            }
+        }
+        lines.join("\n")
     }
 
     /// Whether a home may have this after a crash, if this part was acknowledged and the call was under way.

@@ -1,8 +1,15 @@
 //! The fault layer itself, and a kill at every step of a first start.
 
-use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use crate::fault::{ALWAYS, Moment, WRITE};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use crate::fault::{ALWAYS, Faults, Moment, WRITE};
+use crate::harness::dump::Dump;
+use crate::harness::exchange::{self, post_json};
+use crate::harness::supervised::Supervised;
 use crate::stage::{Stage, Started, was_killed};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,4 +54,36 @@ async fn chosen_calls_fail_for_as_long_as_they_are_to() {
     let failed = stage.faults.failed();
     let Started::Serving(_) = stage.start().await else { panic!("healed, it serves; its log:\n{}", stage.log()) };
     assert_eq!(stage.faults.failed(), failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_at_a_step_is_started_again_with_what_was_acknowledged() {
+    let mut faults = None;
+    let mut supervised = Supervised::start_with(|command| {
+        let home = command.get_args().skip_while(|argument| *argument != "--home-dir").nth(1).map(PathBuf::from);
+        let home = home.expect("a home is named");
+        let under = Faults::beside(home.parent().expect("the home is in a directory"), &home);
+        under.put_under(command);
+        faults = Some(under);
+    })
+    .await;
+    let faults = faults.expect("they were put under it");
+    assert!(faults.steps() > 10, "whichever process it is that serves, its steps are seen");
+    let mut acknowledged = BTreeSet::new();
+    for (steps, moment) in [(1, Moment::Before), (4, Moment::After), (6, Moment::Half), (11, Moment::Half), (12, Moment::After)] {
+        faults.kill_at(faults.steps() + steps, moment);
+        let body = json!({ "IP": "10.0.0.1", "hostName": "host", "port": 15001 });
+        while let Ok(response) = exchange::call(supervised.api(), post_json("/api/v1/peers", &body)).await {
+            let told: Value = serde_json::from_slice(&response.body).expect("an object");
+            acknowledged.insert(told["ID"].as_str().unwrap_or_else(|| panic!("no id: {response}")).to_owned());
+        }
+        let (_, what) = faults.spare().expect("it was killed by this");
+        supervised.next_worker().await;
+        let there = Dump::of(&supervised.home()).await;
+        let there: BTreeSet<String> =
+            there.of_kind("peer").filter_map(|peer| peer["client"].as_str()).map(str::to_owned).collect();
+        let lost: Vec<&String> = acknowledged.difference(&there).collect();
+        assert!(lost.is_empty(), "killed {moment:?} {what}: lost {lost:?}");
+    }
+    assert!(!acknowledged.is_empty(), "nothing was acknowledged");
 }
