@@ -45,6 +45,8 @@ pub struct Metrics {
     pub cdn_download: IntCounter,
     pub cdn_download_failed: IntCounter,
     pub pieces_downloaded_bytes: IntCounter,
+    pub snapshots: IntCounter,
+    pub snapshots_failed: IntCounter,
     pub dfget_download_duration: HistogramVec,
     pub dfget_download_bytes: IntCounterVec,
     pub dfget_download: IntCounterVec,
@@ -113,6 +115,8 @@ impl Metrics {
             cdn_download_failed: metrics.counter("supernode_cdn_download_failed_total", "Downloads from sources that failed"),
             pieces_downloaded_bytes: metrics
                 .counter("supernode_pieces_downloaded_size_bytes_total", "Bytes of pieces served by the supernode itself"),
+            snapshots: metrics.counter("supernode_snapshots_total", "Snapshots that were taken"),
+            snapshots_failed: metrics.counter("supernode_snapshots_failed_total", "Snapshots that could not be taken"),
             dfget_download_duration: metrics.histogram_vec(
                 "dfget_download_duration_seconds",
                 "Duration of downloads, as clients report it",

@@ -13,6 +13,7 @@
 
 mod actor;
 mod cycle;
+mod disks;
 #[allow(dead_code, reason = "made for all tests that need faults")]
 mod fault;
 #[path = "../wire/harness/mod.rs"]

@@ -76,6 +76,7 @@ impl Reply for Refused {
             Self::Param(bad) => Answer::transport(StatusCode::BAD_REQUEST, &format!("{} {}", bad.name, bad.why)).into_response(),
             Self::NotFound(what) => Answer::transport(StatusCode::NOT_FOUND, what).into_response(),
             Self::Call(CallError::UnknownTask(_)) => Self::NotFound("there is no such task").into_response(),
+            Self::Call(CallError::Commit(error)) => super::client_api::unready(&error.to_string()).into_response(),
             Self::Call(error) => super::peer_api::refusal(&error).with_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
         }
     }
