@@ -60,6 +60,10 @@ pub use views::{Page, TaskFilter, TaskView, Window};
 /// How often overdue and expired leases are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// After the database could not be written, before that is tried; doubled each time up to the longest.
+const WRITABLE_FIRST: Duration = Duration::from_secs(1);
+const WRITABLE_EVERY_MAX: Duration = Duration::from_secs(15);
+
 /// Why the cluster cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -283,11 +287,36 @@ impl Cluster {
 
     /// Returns when nothing can be promised any more, and says why.
     pub async fn failed(&self) -> Failed {
-        let mut panicked = self.panicked.subscribe();
         tokio::select! {
             () = self.committer.failed() => Failed::Database,
-            _ = panicked.wait_for(|panicked| *panicked) => Failed::Panic,
+            () = self.panicked() => Failed::Panic,
         }
+    }
+
+    /// Returns once the database could be written again, after it could not. That takes another process: this one must not
+    /// write to what it has open, but goes on serving what it has.
+    pub async fn writable_again(&self) {
+        let mut wait = WRITABLE_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            let store = self.store.clone();
+            match self.blocking(move || store.try_write()).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    wait = (wait * 2).min(WRITABLE_EVERY_MAX);
+                    let retry_after_s = wait.as_secs();
+                    tracing::warn!(error = &error as &dyn std::error::Error, retry_after_s, "database still cannot be written");
+                }
+                // The service ends.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Returns when a background task has panicked.
+    pub async fn panicked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.panicked.subscribe().wait_for(|panicked| *panicked).await;
     }
 
     /// Runs something in the background. A panic there leaves things half done: it ends the service.

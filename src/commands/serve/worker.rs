@@ -22,8 +22,8 @@ use super::notify;
 use super::reload::{log_loaded, reload_on};
 use super::signals::{Ending, Signals};
 use super::sockets::{Sockets, reachable};
-use super::{DrainedForUpgrade, SourcePattern};
-use crate::cluster::Cluster;
+use super::{DrainedForUpgrade, SourcePattern, WritableAgain};
+use crate::cluster::{Cluster, Failed, StartError};
 use crate::commands::home_lock::HomeLock;
 use crate::config::{CdnPattern, Config, Home, LogConfig, Sources, units};
 use crate::http::{Api, Connections, Observed, Staged, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
@@ -39,6 +39,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Before a home that cannot be opened for what may pass is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(2);
+/// What to do about a home that the machine does not let us use.
+const REMEDY: &str =
+    ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
 
 /// Serves until it is told to stop, or until it can promise nothing any more.
 pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handover>) -> anyhow::Result<()> {
@@ -141,7 +144,7 @@ impl Service {
         let ended = tokio::select! {
             ending = ending => Ok(ending),
             Err(failed) = reload_on(hangup, self.sources.clone(), &cluster, &self.log) => Err(failed),
-            failed = cluster.failed() => Err(anyhow::Error::from(failed)),
+            failed = until_over(&cluster) => Err(failed),
             never = notify::keep_watchdog(&cluster) => match never {},
             Some(ended) = listening.join_next() => Err(anyhow::anyhow!("a listening socket is no longer served: {ended:?}")),
         };
@@ -168,7 +171,11 @@ impl Service {
                     RECOVERY.hinder();
                     tokio::time::sleep(OPEN_EVERY).await;
                 }
-                opened => return opened.with_context(|| format!("cannot start on the home {}", self.home.path().display())),
+                opened => {
+                    let may_pass = opened.as_ref().is_err_and(StartError::may_pass);
+                    let remedy = if may_pass { REMEDY } else { "" };
+                    return opened.with_context(|| format!("cannot start on the home {}{remedy}", self.home.path().display()));
+                }
             }
         }
     }
@@ -182,6 +189,21 @@ impl Service {
             handover.tell_ready();
         }
         Ok(())
+    }
+}
+
+/// Returns when the service can promise nothing any more and should be started anew. One whose database cannot be written
+/// serves what it has until that has passed: a start would not get any further, and would serve nothing.
+async fn until_over(cluster: &Cluster) -> anyhow::Error {
+    match cluster.failed().await {
+        Failed::Panic => return Failed::Panic.into(),
+        Failed::Database => {}
+    }
+    tracing::error!("degraded: pieces are still served, and clients are told to wait until the database can be written");
+    notify::tell(&[NotifyState::Status("degraded: the database cannot be written")]);
+    tokio::select! {
+        () = cluster.writable_again() => WritableAgain.into(),
+        () = cluster.panicked() => Failed::Panic.into(),
     }
 }
 

@@ -94,6 +94,7 @@ impl Reply for Refused {
             Self::Call(CallError::AskAgain) => {
                 Answer::transport(StatusCode::SERVICE_UNAVAILABLE, "the service is stopping, ask again").into_response()
             }
+            Self::Call(CallError::Commit(error)) => super::client_api::unready(&error.to_string()).into_response(),
             Self::Call(error) => super::peer_api::refusal(&error).with_status(StatusCode::INTERNAL_SERVER_ERROR).into_response(),
         }
     }
