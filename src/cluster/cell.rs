@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::refusals::wait_after;
+use super::revalidation::Validated;
 use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
 use crate::retention::{Cached, Use};
@@ -91,6 +92,7 @@ pub struct Inner {
     pub idle_before: Duration,
     /// The use that is noted on the disk.
     pub marked: Moment,
+    pub validated: Validated,
     /// The ticket of the latest change: what any answer about this task may speak of.
     last_ticket: u64,
 }
@@ -110,6 +112,7 @@ impl Cell {
             used: now,
             idle_before: Duration::ZERO,
             marked: now,
+            validated: Validated::now(now),
             last_ticket: 0,
         };
         Self {

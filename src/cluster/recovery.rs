@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cell::{Cell, Probe};
+use super::revalidation::Validated;
 use super::{Cluster, StartError};
 use crate::domain::{ClientId, ClientVersion, Endpoint, Peer, PieceDigest, PieceSet, SourceState};
 use crate::store::TaskRows;
@@ -61,7 +62,11 @@ impl Cluster {
         let stored = StoredTask { status, pieces, clients: stored_clients };
         let swarm = Swarm::rebuild(self.now(), task, self.limits(), stored);
         let cell = Cell::new(Arc::new(spec), swarm, probe, true, self.now());
-        cell.lock().idle_before = idle;
+        {
+            let mut inner = cell.lock();
+            inner.idle_before = idle;
+            inner.validated = Validated::before_start(self.now(), idle);
+        }
         Ok(cell)
     }
 

@@ -44,6 +44,8 @@ pub struct File {
     /// Announced instead of the content's own length; what is beyond the content never comes.
     pub announced_length: Option<u64>,
     pub ignores_range: bool,
+    /// Sends the file to whoever has it already.
+    pub ignores_conditions: bool,
     pub rate_bytes_per_s: Option<u64>,
     pub delay: Duration,
     pub ending: Ending,
@@ -70,6 +72,7 @@ impl File {
             chunked: false,
             announced_length: None,
             ignores_range: false,
+            ignores_conditions: false,
             rate_bytes_per_s: None,
             delay: Duration::ZERO,
             ending: Ending::Whole,
@@ -115,6 +118,7 @@ pub struct Seen {
     pub method: Method,
     pub range: Option<String>,
     pub if_range: Option<String>,
+    pub if_none_match: Option<String>,
     pub authorization: Option<String>,
     pub cookie: Option<String>,
     /// The byte of the content at which the body began.
@@ -213,6 +217,7 @@ impl Files {
             method: request.method().clone(),
             range: text("range"),
             if_range: text("if-range"),
+            if_none_match: text("if-none-match"),
             authorization: text("authorization"),
             cookie: text("cookie"),
             start: 0,
@@ -285,6 +290,10 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
     }
     if file.authorization.is_some() && header(request.headers(), "authorization") != file.authorization.as_deref() {
         return bare(StatusCode::UNAUTHORIZED);
+    }
+    let has_it = header(request.headers(), "if-none-match").is_some_and(|etag| etag == file.etag());
+    if has_it && !file.ignores_conditions {
+        return bare(StatusCode::NOT_MODIFIED);
     }
     let total = file.content.len();
     let Ok(part) = file.part(request.headers()) else { return bare(StatusCode::RANGE_NOT_SATISFIABLE) };
