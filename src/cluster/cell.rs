@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::refusals::wait_after;
+use super::revalidation::Validated;
 use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
 use crate::retention::{Cached, Use};
@@ -108,6 +109,7 @@ pub struct Inner {
     pub idle_before: Duration,
     /// The use that is noted on the disk.
     pub marked: Moment,
+    pub validated: Validated,
     /// The ticket of the latest change: what any answer about this task may speak of.
     last_ticket: u64,
 }
@@ -128,6 +130,7 @@ impl Cell {
             used: now,
             idle_before: Duration::ZERO,
             marked: now,
+            validated: Validated::now(now),
             last_ticket: 0,
         };
         Self {
@@ -294,12 +297,17 @@ impl Inner {
         if !brings && !may_answer {
             return;
         }
-        if *self.spec != *registered {
-            self.spec = Arc::new(registered.clone());
-            self.defined = false;
-        }
+        self.ask_as(registered);
         if may_answer {
             self.fetching = Fetching::Idle { failed: None };
+        }
+    }
+
+    /// Has the source asked like this from now on.
+    pub fn ask_as(&mut self, spec: &TaskSpec) {
+        if *self.spec != *spec {
+            self.spec = Arc::new(spec.clone());
+            self.defined = false;
         }
     }
 

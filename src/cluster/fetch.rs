@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cell::{Cell, Fetching, Probe};
+use super::revalidation::Validated;
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
@@ -66,6 +67,7 @@ impl Cluster {
             let Ok(mut inner) = cell.live() else { return };
             inner.fetching = Fetching::Idle { failed: None };
             inner.touch(self.now());
+            inner.validated = Validated::now(self.now());
             cell.probe.send_replace(Probe::Answered);
             let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
             // The swarm refuses nothing that its own worker tells.

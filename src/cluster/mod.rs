@@ -21,6 +21,7 @@ mod recovery;
 mod refusals;
 mod register;
 mod rescue;
+mod revalidation;
 pub mod snapshots;
 mod views;
 

@@ -11,6 +11,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Probe};
+use super::revalidation::Validated;
 use super::{Cluster, StartError};
 use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
 use crate::pieces::PieceFileError;
@@ -146,7 +147,11 @@ impl Cluster {
         let task = spec.id;
         let swarm = Swarm::rebuild(self.now(), task, self.limits(), StoredTask { status, pieces, clients });
         let cell = Cell::new(Arc::new(spec), swarm, probe, true, self.now());
-        cell.lock().idle_before = idle;
+        {
+            let mut inner = cell.lock();
+            inner.idle_before = idle;
+            inner.validated = Validated::before_start(self.now(), idle);
+        }
         cell
     }
 

@@ -53,6 +53,7 @@ impl Cluster {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         for _ in 0..RACES_MAX {
             let cell = self.cell_for(&registration.spec).await?;
+            self.revalidate(&cell, &registration.spec).await;
             let mut probe = cell.probe.subscribe();
             let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
             match answer.map(|probe| probe.map(|probe| probe.clone())) {

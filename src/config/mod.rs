@@ -83,6 +83,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long a URL that was not there stays refused.
     pub fail_access_interval: Duration,
+    /// When a cached file's source is asked again; zero for never.
+    pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
     pub max_bandwidth_bytes_per_s: u64,
@@ -142,6 +144,7 @@ impl Default for Config {
             link_limit_bytes_per_s: 20 * units::M,
             hold: Duration::from_secs(1),
             fail_access_interval: Duration::from_mins(3),
+            revalidate_after: Duration::from_mins(3),
             downloads_max: 32,
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,

@@ -223,6 +223,15 @@ pub const SETTINGS: &[Setting] = &[
     .at_run_time(),
     Setting::new(
         Group::Sources,
+        "revalidateAfter",
+        "revalidate-after",
+        duration(|config| &mut config.revalidate_after, Duration::ZERO, LONGEST),
+        "The first to register for a cached file after so long has its source asked whether it changed, if that gave an ETag or \
+         a modification date; 0 for never.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
         "downloadsMax",
         "downloads-max",
         count(|config| &mut config.downloads_max, 1, 10_000),

@@ -45,6 +45,7 @@ pub struct Metrics {
     pub cdn_download: IntCounter,
     pub cdn_download_failed: IntCounter,
     pub pieces_downloaded_bytes: IntCounter,
+    pub revalidations: IntCounterVec,
     pub gc_peers: IntCounter,
     pub gc_tasks: IntCounter,
     pub gc_disks: IntCounter,
@@ -119,6 +120,11 @@ impl Metrics {
             cdn_download_failed: metrics.counter("supernode_cdn_download_failed_total", "Downloads from sources that failed"),
             pieces_downloaded_bytes: metrics
                 .counter("supernode_pieces_downloaded_size_bytes_total", "Bytes of pieces served by the supernode itself"),
+            revalidations: metrics.counter_vec(
+                "supernode_revalidations_total",
+                "Cached files of which the source was asked whether it changed, by what it said",
+                &["outcome"],
+            ),
             gc_peers: metrics.counter("supernode_gc_peers_total", "Clients that left their tasks because they were silent"),
             gc_tasks: metrics.counter("supernode_gc_tasks_total", "Tasks that went because nobody used them"),
             gc_disks: metrics.counter("supernode_gc_disks_total", "Cached files that went to make room"),

@@ -135,8 +135,10 @@ impl Service {
         };
         api.open(warp::service(api_routes(Api { cluster: cluster.clone(), download_port: addresses.download.port() })));
         download.open(warp::service(download_routes(cluster.clone())));
-        let control = bind_control(&self.home.control_socket())?;
-        listening.spawn(serve_unix(control, warp::service(control_routes(cluster.clone())), connections.clone()));
+        let control = bind_control(&self.home.control_socket());
+        if let Some(control) = self.or_without(control)? {
+            listening.spawn(serve_unix(control, warp::service(control_routes(cluster.clone())), connections.clone()));
+        }
         cluster.start();
         self.tell_ready(&addresses)?;
 
@@ -161,11 +163,10 @@ impl Service {
     /// Opens the home. A service that served before does not give up for what may pass (a full disk, say): meanwhile it
     /// tells clients to wait, where its end would drive them to the source.
     async fn open(&self, config: Config) -> anyhow::Result<Arc<Cluster>> {
-        let persistent = self.handover.as_ref().is_some_and(|handover| handover.news.served);
         loop {
             let config = config.clone();
             match tokio::task::spawn_blocking(move || Cluster::open(config)).await? {
-                Err(error) if persistent && error.may_pass() => {
+                Err(error) if self.has_served() && error.may_pass() => {
                     let retry_after_s = OPEN_EVERY.as_secs();
                     tracing::error!(error = &error as &dyn std::error::Error, retry_after_s, "the home cannot be opened now");
                     RECOVERY.hinder();
@@ -180,9 +181,26 @@ impl Service {
         }
     }
 
+    /// Whether clients were served before: then this is a restart.
+    fn has_served(&self) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.news.served)
+    }
+
+    /// What clients can do without, a service that served before does not end for: on a full disk nothing can be made.
+    fn or_without<T>(&self, made: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match made {
+            Err(error) if self.has_served() => {
+                tracing::error!("serving without: {error:#}");
+                Ok(None)
+            }
+            made => made.map(Some),
+        }
+    }
+
     fn tell_ready(&self, addresses: &Addresses) -> anyhow::Result<()> {
         let supervisor = self.handover.as_ref().map(Handover::supervisor);
-        addresses.write(&self.home.addresses(), supervisor).context("cannot write the addresses in use")?;
+        let written = addresses.write(&self.home.addresses(), supervisor).context("cannot write the addresses in use");
+        self.or_without(written)?;
         tracing::info!(api = %addresses.api, download = %addresses.download, home = %self.home.path().display(), "serving");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
         if let Some(handover) = &self.handover {

@@ -16,9 +16,9 @@ use crate::harness::service::Service;
 const CONFIGURATION: &str =
     "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 2s, peerGCDelay: 2s, snapshotInterval: 0s}\n";
 const TASKS: u32 = 2_000;
-const CLIENTS_OF_EACH: u32 = 3;
+const CLIENTS_OF_EACH: u32 = 2;
 /// Clients of one task more, so that one goes in many steps.
-const CLIENTS_OF_ONE: u32 = 2_000;
+const CLIENTS_OF_ONE: u32 = 1_000;
 const CONNECTIONS: u32 = 16;
 
 /// Every gauge of what is remembered, by its label, and the sums of tasks and peers.

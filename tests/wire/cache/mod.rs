@@ -6,6 +6,7 @@ mod churn;
 mod expiry;
 mod explained;
 mod quota;
+mod revalidation;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
