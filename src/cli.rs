@@ -26,7 +26,7 @@ Every setting can be given as a flag, as an environment variable (its name is in
 makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
 
 Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
-running service.
+running service, 75 (serve --no-supervise) the database can be written again after it could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
 default), \"debug\" or \"supernode::cdn=trace\".";
 
@@ -50,6 +50,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Bring a stopped home to this program's schema, as its first start would; takes a snapshot before.
     Migrate(MigrateArgs),
+    /// Collect garbage in a running service now, and tell of every cached file why it goes or stays.
+    Gc(GcArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
     Bench(BenchArgs),
 }
@@ -189,6 +191,18 @@ pub struct MigrateArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct GcArgs {
+    #[command(flatten)]
+    pub home: HomeArgs,
+    /// Only tell what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// One JSON object a line for programs, rather than a table for people.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Clients of each task.
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -199,6 +213,10 @@ pub struct BenchArgs {
     /// Tasks, one after the other; each is a 50 MiB file of 13 pieces.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub tasks: u32,
+    /// Instead, drive bursts of tasks and clients through for so long, all of which expire, and print what the service is
+    /// left with.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    pub churn: Option<u32>,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`domain`] | values: ids, tasks, pieces, clients, digests, and [`domain::Change`], one durable fact |
+//! | [`retention`] | pure: which cached files go, and why each goes or stays |
 //! | [`swarm`] | the pure core, one `Swarm` a task: events in, decisions and changes out |
 //! | [`store`] | typed sled trees, records, schema and migrations, group commit, snapshots |
 //! | [`pieces`] | the piece files: writing, verifying, reading |
@@ -12,7 +13,7 @@
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
 //! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
 //! | [`http`] | the wire: dialects, routes, downloads, connections |
-//! | [`commands`] | `serve`, `config`, `version`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `bench`: one `run` each |
+//! | [`commands`] | `serve`, `config`, `version`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `gc`, `bench`: one `run` each |
 //! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
 //! | `fuzzing` | what the fuzz targets assert, compiled for fuzzing and tests only |
 //!
@@ -22,7 +23,7 @@
 //! memory and tells what must become durable; the changes are committed together with everyone else's (`store`), and
 //! only then is the request answered.
 //!
-//! **Architecture Invariant:** `domain` and `swarm` do no IO, read no clock and make no randomness.
+//! **Architecture Invariant:** `domain`, `swarm` and `retention` do no IO, read no clock and make no randomness.
 //! **Architecture Invariant:** nothing on the way of a request reads the database.
 //! **Architecture Invariant:** an answer leaves only after everything that it speaks of is durable.
 //!
@@ -41,6 +42,7 @@ pub mod fuzzing;
 pub mod http;
 pub mod origin;
 pub mod pieces;
+pub mod retention;
 pub mod store;
 pub mod swarm;
 pub mod telemetry;

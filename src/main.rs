@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => commands::restore::run(&args),
         Command::Check(args) => commands::check::run(&args),
         Command::Migrate(args) => commands::migrate::run(&args),
+        Command::Gc(args) => commands::gc::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
     };
     match outcome {

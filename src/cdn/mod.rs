@@ -16,7 +16,7 @@ use md5::Digest;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Answer, OriginError, Part, Source};
+use crate::origin::{Answer, Freshness, OriginError, Part, Source};
 use crate::pieces::{PieceFile, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
@@ -73,6 +73,8 @@ pub enum LedgerError {
     Stopping,
     #[error("a piece differs from what clients were told of it")]
     Contradiction,
+    #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
+    NoRoom { needed: u64, quota: u64, in_use: u64 },
 }
 
 /// All of the source is here.
@@ -187,6 +189,18 @@ impl Worker {
             tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Asks whether the source is still what was fetched. Its body is not taken.
+    pub async fn revalidate(
+        &self,
+        spec: &TaskSpec,
+        validators: &Validators,
+        length: Option<u64>,
+    ) -> Result<Freshness, OriginError> {
+        // Nobody closes it.
+        let _asking = self.asks.acquire().await;
+        self.source.revalidate(spec, validators, length).await
     }
 
     /// Fetches pieces again whose bytes were lost. Each must come out as it was.

@@ -11,8 +11,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::refusals::wait_after;
+use super::revalidation::Validated;
 use super::{CallError, Refused};
-use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskSpec};
+use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
+use crate::retention::{Cached, Use};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Decision, Effects, Swarm};
 
@@ -85,6 +87,7 @@ impl Asked {
 /// What the lock guards.
 #[derive(Debug)]
 pub struct Inner {
+    task: TaskId,
     pub swarm: Swarm,
     /// What is asked of the source: as in the cell, with the headers of the registration that brought the latest.
     pub spec: Arc<TaskSpec>,
@@ -100,13 +103,21 @@ pub struct Inner {
     pub put_off: HashMap<ClientId, u8>,
     /// Clients whose request is being held, and how to wake them.
     pub held: HashMap<ClientId, Arc<Notify>>,
+    /// When a client last spoke of this task or fetched of it, or its source brought something.
+    pub used: Moment,
+    /// For how long nobody had used it when the service started, if nobody has since.
+    pub idle_before: Duration,
+    /// The use that is noted on the disk.
+    pub marked: Moment,
+    pub validated: Validated,
     /// The ticket of the latest change: what any answer about this task may speak of.
     last_ticket: u64,
 }
 
 impl Cell {
-    pub fn new(spec: Arc<TaskSpec>, swarm: Swarm, probe: Probe, stored: bool) -> Self {
+    pub fn new(spec: Arc<TaskSpec>, swarm: Swarm, probe: Probe, stored: bool, now: Moment) -> Self {
         let inner = Inner {
+            task: spec.id,
             swarm,
             spec: spec.clone(),
             rng: fastrand::Rng::new(),
@@ -116,6 +127,10 @@ impl Cell {
             looking: HashSet::new(),
             put_off: HashMap::new(),
             held: HashMap::new(),
+            used: now,
+            idle_before: Duration::ZERO,
+            marked: now,
+            validated: Validated::now(now),
             last_ticket: 0,
         };
         Self {
@@ -242,6 +257,38 @@ impl Inner {
         !self.swarm.is_whole() && self.swarm.failure().is_none()
     }
 
+    /// Somebody uses the task.
+    pub const fn touch(&mut self, now: Moment) {
+        self.used = now;
+        self.idle_before = Duration::ZERO;
+    }
+
+    /// What uses the task now, so that it must stay.
+    pub fn in_use(&self, now: Moment) -> Option<Use> {
+        if matches!(self.fetching, Fetching::Underway { .. }) {
+            return Some(Use::SourceFetched);
+        }
+        let clients = self.swarm.fetching(now).max(self.held.len());
+        (clients > 0).then_some(Use::Clients(clients))
+    }
+
+    /// The task as a file of the repository.
+    pub fn cached(&self, now: Moment) -> Cached {
+        let status = self.swarm.status();
+        let stored_bytes = self.swarm.stored_bytes();
+        let whole_bytes = || Some(status.piece_size.cached_length(status.length?, status.piece_count()?));
+        let coming = matches!(self.fetching, Fetching::Underway { .. });
+        let unused = now.since(self.used);
+        Cached {
+            task: self.task,
+            stored_bytes,
+            bytes: if coming { whole_bytes().unwrap_or_default().max(stored_bytes) } else { stored_bytes },
+            unused,
+            idle: unused.saturating_add(self.idle_before),
+            in_use: self.in_use(now),
+        }
+    }
+
     /// Has the source asked as this registration says, where it brings what is wanting: headers that were left out, or
     /// another way to ask after the source refused the last one, which is then tried at once.
     pub fn take_headers_of(&mut self, registered: &TaskSpec) {
@@ -250,12 +297,17 @@ impl Inner {
         if !brings && !may_answer {
             return;
         }
-        if *self.spec != *registered {
-            self.spec = Arc::new(registered.clone());
-            self.defined = false;
-        }
+        self.ask_as(registered);
         if may_answer {
             self.fetching = Fetching::Idle { failed: None };
+        }
+    }
+
+    /// Has the source asked like this from now on.
+    pub fn ask_as(&mut self, spec: &TaskSpec) {
+        if *self.spec != *spec {
+            self.spec = Arc::new(spec.clone());
+            self.defined = false;
         }
     }
 
@@ -318,7 +370,7 @@ mod tests {
             validators: Default::default(),
             state: SourceState::Waiting,
         };
-        let cell = Cell::new(Arc::new(spec), Swarm::new(id, Limits::default(), status), Probe::Answered, true);
+        let cell = Cell::new(Arc::new(spec), Swarm::new(id, Limits::default(), status), Probe::Answered, true, Moment(0));
         for number in 0..clients {
             let client = ClientId::parse(&format!("client-{number}")).expect("a client id");
             cell.lock().held.insert(client, Arc::new(Notify::new()));

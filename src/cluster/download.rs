@@ -39,7 +39,8 @@ impl Cluster {
     pub fn readable(&self, task: &TaskId, range: Option<(u64, u64)>) -> Result<Readable, Unreadable> {
         let cell = self.cell(task).map_err(|_| Unreadable::UnknownTask)?;
         let (piece_size, generation, total, first, last) = {
-            let inner = cell.lock();
+            let mut inner = cell.lock();
+            inner.touch(self.now());
             let swarm = &inner.swarm;
             let status = swarm.status();
             let piece_size = status.piece_size;

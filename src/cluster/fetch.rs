@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cell::{Cell, Fetching, Probe};
+use super::revalidation::Validated;
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
@@ -34,7 +35,7 @@ impl Cluster {
         });
     }
 
-    async fn fetch(&self, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Fetched, FetchError> {
+    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Fetched, FetchError> {
         if spec.headers_left_out {
             return Err(OriginError::HeadersLeftOut.into());
         }
@@ -42,12 +43,16 @@ impl Cluster {
             return self.mend(cell, spec, lost).await;
         }
         let start = start_of(cell);
+        // What is missing counts already, now that it is on its way again.
+        if start.known.is_some() {
+            drop(self.make_room(0).await?);
+        }
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
         self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
-    async fn mend(&self, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
+    async fn mend(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
         self.worker.mend(spec, lost.generation, &lost.known, lost.missing, &ledger).await?;
@@ -61,6 +66,8 @@ impl Cluster {
         let ticket = {
             let Ok(mut inner) = cell.live() else { return };
             inner.fetching = Fetching::Idle { failed: None };
+            inner.touch(self.now());
+            inner.validated = Validated::now(self.now());
             cell.probe.send_replace(Probe::Answered);
             let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
             // The swarm refuses nothing that its own worker tells.
@@ -198,8 +205,12 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn failure_of(error: &FetchError) -> Failure {
     let (fault, discard) = match error {
-        FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_) => (Fault::Source, true),
-        FetchError::Origin(OriginError::Forbidden(_)) => (Fault::Supernode, false),
+        FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => {
+            (Fault::Source, true)
+        }
+        FetchError::Origin(OriginError::Forbidden(_)) | FetchError::Ledger(LedgerError::NoRoom { .. }) => {
+            (Fault::Supernode, false)
+        }
         FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, false),
@@ -209,12 +220,16 @@ fn failure_of(error: &FetchError) -> Failure {
 
 /// Takes what the worker finds out into a task's swarm.
 struct CellLedger<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a Arc<Cluster>,
     cell: &'a Arc<Cell>,
 }
 
 impl Ledger for CellLedger<'_> {
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
+        let size = PieceSize::for_length(length);
+        let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
+        // Held until this file counts: two that fit one by one may not fit together.
+        let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
         let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
         let (piece_size, ticket) = {
@@ -231,17 +246,25 @@ impl Ledger for CellLedger<'_> {
             self.cell.probe.send_replace(Probe::Answered);
             (piece_size, inner.submit(room, &mut effects))
         };
+        drop(turn);
         ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
         self.cluster.refusals.lock().forget(&self.cell.spec.id);
         Ok(piece_size)
     }
 
     async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
-        let known = self.cell.lock().swarm.digest(piece);
+        let (known, length_known) = {
+            let inner = self.cell.lock();
+            (inner.swarm.digest(piece), inner.swarm.status().length.is_some())
+        };
+        // A file of unknown length counts piece by piece.
+        let turn = if length_known { None } else { self.cluster.make_room(digest.slot_len().into()).await? };
         if known.is_some_and(|known| known != digest) {
             return Err(LedgerError::Contradiction);
         }
-        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
+        let recorded = self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await;
+        drop(turn);
+        recorded
     }
 
     async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {

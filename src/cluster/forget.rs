@@ -1,20 +1,27 @@
 //! Forgetting: a task with its clients and its bytes, or a peer with what it serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::cell::{Cell, Fetching, Probe};
+use super::cell::{Cell, Fetching, Inner, Probe};
 use super::{CallError, Cluster};
-use crate::domain::{Change, ClientId, Generation, TaskId};
+use crate::domain::{Change, ClientId, Generation, Moment, TaskId};
+use crate::retention::Cached;
 use crate::swarm::Effects;
 
+/// A write of a forgotten task that is still on its way has arrived after this long.
+const WRITES_ARRIVE_WITHIN: Duration = Duration::from_mins(10);
+/// Clients of a task that are forgotten at once, before the task itself: each takes rows of the database with it.
+const CLIENTS_AT_ONCE: usize = 256;
 /// Forgotten tasks remembered at once; beyond that, any one makes room.
 const FORGOTTEN_MAX: usize = 65_536;
 
 /// What is left of a forgotten task until it is registered again or the service ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Forgotten {
+    pub at: Moment,
     /// A write of the old task may still be on its way to the file of this generation: the next task takes another.
     pub generation: Generation,
     pub file_kept: bool,
@@ -25,23 +32,77 @@ impl Cluster {
     /// been registered. Its file goes as well if so told; otherwise with the task's next registration, or the next start.
     pub async fn forget_task(self: &Arc<Self>, task: TaskId, with_file: bool) -> Result<(), CallError> {
         let cluster = self.clone();
-        self.to_its_end(async move { cluster.forget_task_now(&task, with_file).await }).await
+        self.to_its_end(async move { cluster.forget_task_if(&task, with_file, |_| true).await }).await?;
+        tracing::info!(%task, with_file, "task forgotten");
+        Ok(())
     }
 
-    async fn forget_task_now(&self, task: &TaskId, with_file: bool) -> Result<(), CallError> {
+    /// Forgets a task that nobody uses, and its file: first its clients, some at a time, then the rest. Tells whether it is
+    /// gone, which it is not where somebody has come to use it.
+    pub(super) async fn forget_unused_task(&self, unused: &Cached) -> Result<bool, CallError> {
+        let is_unused = |inner: &Inner| {
+            let now = self.now();
+            inner.in_use(now).is_none() && now.since(inner.used) >= unused.unused
+        };
+        loop {
+            let room = self.committer.room().await?;
+            let cell = self.cell(&unused.task)?;
+            let mut effects = Effects::default();
+            let ticket = {
+                let mut inner = cell.live()?;
+                if !is_unused(&inner) {
+                    return Ok(false);
+                }
+                if inner.swarm.forget_some(CLIENTS_AT_ONCE, &mut effects) == 0 {
+                    break;
+                }
+                self.note_alone(&effects);
+                inner.submit(room, &mut effects)
+            };
+            ticket.durable().await?;
+        }
+        self.forget_task_if(&unused.task, true, is_unused).await
+    }
+
+    /// Whoever is no longer a client of a task may be one of none.
+    pub(super) fn note_alone(&self, effects: &Effects) {
+        let client = |change: &Change| match change {
+            Change::ClientForgotten { client, .. } => Some(client.clone()),
+            _ => None,
+        };
+        self.alone.note(effects.changes.iter().filter_map(client), self.now());
+    }
+
+    async fn forget_task_if(
+        &self,
+        task: &TaskId,
+        with_file: bool,
+        condition: impl Fn(&Inner) -> bool,
+    ) -> Result<bool, CallError> {
         let room = self.committer.room().await?;
         let mut effects = Effects::default();
-        let (cell, generation, ticket) = {
+        let (cell, generation, idle, ticket) = {
             let mut tasks = self.tasks.write();
-            let cell = tasks.remove(task).ok_or(CallError::UnknownTask(*task))?;
+            let cell = tasks.get(task).cloned().ok_or(CallError::UnknownTask(*task))?;
             let mut inner = cell.lock();
+            if !condition(&inner) {
+                return Ok(false);
+            }
+            tasks.remove(task);
+            if tasks.capacity() > 4 * tasks.len() + 64 {
+                let room_for = 2 * tasks.len();
+                tasks.shrink_to(room_for);
+            }
+            // Nothing of it is being written, or about to be, so its next generation need not know of it.
+            let idle = matches!(inner.fetching, Fetching::Idle { .. }) && inner.looking.is_empty();
             inner.fetching = Fetching::Removed;
             let generation = inner.swarm.status().generation;
-            self.remember_forgotten(*task, Forgotten { generation, file_kept: !with_file });
+            self.alone.note(inner.swarm.client_ids().cloned(), self.now());
+            self.remember_forgotten(*task, Forgotten { at: self.now(), generation, file_kept: !with_file });
             effects.changes.push(Change::TaskForgotten { task: *task });
             let ticket = inner.submit(room, &mut effects);
             drop(inner);
-            (cell, generation, ticket)
+            (cell, generation, idle, ticket)
         };
         cell.ended.cancel();
         // Registrations that wait for the source look again, and find the task gone.
@@ -49,11 +110,38 @@ impl Cluster {
         cell.openings.notify_waiters();
         self.refusals.lock().forget(task);
         ticket.durable().await?;
-        tracing::info!(%task, with_file, "task forgotten");
         if with_file {
             self.remove_file(task, generation).await;
+            if idle {
+                let mut forgotten = self.forgotten.lock();
+                if forgotten.get(task).is_some_and(|forgotten| forgotten.generation == generation) {
+                    forgotten.remove(task);
+                }
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Removes files that were kept of tasks that were forgotten this long ago, and lets go of what is over.
+    pub(super) async fn tidy_forgotten(&self, keep_for: Duration) {
+        let now = self.now();
+        let kept: Vec<(TaskId, Generation)> = {
+            let mut forgotten = self.forgotten.lock();
+            forgotten.retain(|_, forgotten| forgotten.file_kept || now.since(forgotten.at) < WRITES_ARRIVE_WITHIN);
+            let over = |forgotten: &&mut Forgotten| forgotten.file_kept && now.since(forgotten.at) >= keep_for;
+            let over = forgotten.iter_mut().filter(|(_, forgotten)| over(forgotten));
+            over.map(|(task, forgotten)| {
+                forgotten.file_kept = false;
+                (*task, forgotten.generation)
+            })
+            .collect()
+        };
+        for (task, generation) in kept {
+            self.remove_file(&task, generation).await;
+        }
+        let mut forgotten = self.forgotten.lock();
+        let room_for = 2 * forgotten.len();
+        forgotten.shrink_to(room_for);
     }
 
     fn remember_forgotten(&self, task: TaskId, forgotten: Forgotten) {
@@ -93,7 +181,7 @@ impl Cluster {
     }
 
     /// Does all of it, even if whoever asked hangs up in its middle.
-    async fn to_its_end<T: Send + 'static>(
+    pub(super) async fn to_its_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
     ) -> Result<T, CallError> {
@@ -112,6 +200,7 @@ impl Cluster {
             let mut inner = cell.live()?;
             inner.heard_from(client);
             inner.swarm.forget(client, &mut effects);
+            self.note_alone(&effects);
             inner.submit(room, &mut effects)
         };
         cell.wake(effects.openings);

@@ -4,9 +4,12 @@
 //! swarm, its changes are committed, and only then is anybody answered.
 //! Must not: know the wire. Its callers bring domain values and map its errors to codes.
 
+mod alone;
 mod cell;
 mod damage;
 mod download;
+mod eviction;
+mod expiry;
 mod fetch;
 mod forget;
 pub mod inventory;
@@ -18,6 +21,7 @@ mod recovery;
 mod refusals;
 mod register;
 mod rescue;
+mod revalidation;
 pub mod snapshots;
 mod views;
 
@@ -36,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cdn::{Throttle, Worker};
 use crate::config::{Config, Home};
-use crate::domain::{ClientVersion, Moment, PreheatId, SourceState, TaskId};
+use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::snapshot::SnapshotError;
@@ -46,6 +50,8 @@ use crate::telemetry::metrics::METRICS;
 use cell::Cell;
 pub use damage::Accused;
 pub use download::{Readable, Unreadable};
+pub use eviction::{CacheView, CachedFile};
+pub use expiry::Collected;
 pub use network::{Node, Share};
 pub use pull::Told;
 pub use refusals::Refused;
@@ -54,6 +60,10 @@ pub use views::{Page, TaskFilter, TaskView, Window};
 
 /// How often overdue and expired leases are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
+
+/// After the database could not be written, before that is tried; doubled each time up to the longest.
+const WRITABLE_FIRST: Duration = Duration::from_secs(1);
+const WRITABLE_EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Why the cluster cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +155,16 @@ pub struct Cluster {
     forgotten: Mutex<HashMap<TaskId, forget::Forgotten>>,
     preheats: preheat::Preheats,
     servers: Mutex<UploadServers>,
+    /// When peers sent a heartbeat, which names no task.
+    heard: Mutex<HashMap<ClientId, Moment>>,
+    /// Peers that may have no task any more.
+    alone: alone::Alone,
+    /// Rounds of garbage collection, one at a time.
+    rounds: Semaphore,
+    /// Files for which there must be room, one at a time.
+    room: Semaphore,
+    /// Tells loops that wait for a time that is configured.
+    reconfigured: watch::Sender<()>,
     /// Everything that runs in the background.
     background: TaskTracker,
     stopping: CancellationToken,
@@ -188,6 +208,11 @@ impl Cluster {
             forgotten: Mutex::default(),
             preheats: preheat::Preheats::default(),
             servers: Mutex::default(),
+            heard: Mutex::default(),
+            alone: alone::Alone::default(),
+            rounds: Semaphore::new(1),
+            room: Semaphore::new(1),
+            reconfigured: watch::Sender::new(()),
             background: TaskTracker::new(),
             stopping: CancellationToken::new(),
             draining: watch::Sender::new(false),
@@ -216,6 +241,7 @@ impl Cluster {
         }
         self.keep_snapshots();
         self.keep_preheats();
+        self.keep_clean();
         if self.rescued.load(Ordering::Acquire) {
             self.look_at_everything();
         }
@@ -262,11 +288,36 @@ impl Cluster {
 
     /// Returns when nothing can be promised any more, and says why.
     pub async fn failed(&self) -> Failed {
-        let mut panicked = self.panicked.subscribe();
         tokio::select! {
             () = self.committer.failed() => Failed::Database,
-            _ = panicked.wait_for(|panicked| *panicked) => Failed::Panic,
+            () = self.panicked() => Failed::Panic,
         }
+    }
+
+    /// Returns once the database could be written again, after it could not. That takes another process: this one must not
+    /// write to what it has open, but goes on serving what it has.
+    pub async fn writable_again(&self) {
+        let mut wait = WRITABLE_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            let store = self.store.clone();
+            match self.blocking(move || store.try_write()).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    wait = (wait * 2).min(WRITABLE_EVERY_MAX);
+                    let retry_after_s = wait.as_secs();
+                    tracing::warn!(error = &error as &dyn std::error::Error, retry_after_s, "database still cannot be written");
+                }
+                // The service ends.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Returns when a background task has panicked.
+    pub async fn panicked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.panicked.subscribe().wait_for(|panicked| *panicked).await;
     }
 
     /// Runs something in the background. A panic there leaves things half done: it ends the service.
@@ -295,6 +346,7 @@ impl Cluster {
     pub fn reconfigure(&self, config: Config) {
         self.worker.throttle().set_rate(config.source_rate_bytes_per_s());
         *self.config.write() = Arc::new(config);
+        self.reconfigured.send_replace(());
         let limits = self.limits();
         // A task that is made from here on has the new limits: they are read while it is entered.
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
@@ -321,7 +373,7 @@ impl Cluster {
     }
 
     /// What a client said when it registered for this task, as far as answers to it depend on that.
-    pub fn introduction(&self, task: &TaskId, client: &crate::domain::ClientId) -> Option<(ClientVersion, Arc<str>)> {
+    pub fn introduction(&self, task: &TaskId, client: &ClientId) -> Option<(ClientVersion, Arc<str>)> {
         let cell = self.cell(task).ok()?;
         let inner = cell.lock();
         let Introduction { version, seed_host, .. } = inner.swarm.introduction(client)?;
@@ -331,16 +383,29 @@ impl Cluster {
     /// Brings the gauges up to date: what is counted when somebody looks, and not for every change.
     pub fn observe(&self) {
         let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        let (mut peers, mut tasks, mut downloads) = (0, HashMap::new(), HashMap::new());
+        let (mut peers, mut tasks, mut downloads, mut bytes) = (0, HashMap::new(), HashMap::new(), 0);
         for cell in cells {
             let inner = cell.lock();
             peers += inner.swarm.members();
+            bytes += inner.swarm.stored_bytes();
             *tasks.entry(inventory::source_state(&inner.swarm.status().state)).or_insert(0) += 1;
             for (call_system, state) in inner.swarm.states() {
                 *downloads.entry((call_system.clone(), inventory::client_state(state))).or_insert(0) += 1;
             }
         }
         METRICS.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+        METRICS.repository_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        METRICS.repository_quota_bytes.set(i64::try_from(self.config().repository_quota_bytes).unwrap_or(i64::MAX));
+        let remembered = [
+            ("forgotten_tasks", self.forgotten.lock().len()),
+            ("refusals", self.refusals.lock().len()),
+            ("heartbeats", self.heard.lock().len()),
+            ("peers_without_task", self.alone.len()),
+            ("upload_servers", self.servers.lock().known.len()),
+        ];
+        for (what, count) in remembered {
+            METRICS.remembered.with_label_values(&[what]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         METRICS.tasks.reset();
         tasks.into_iter().for_each(|(state, count)| METRICS.tasks.with_label_values(&[state]).set(count));
         METRICS.dfget_tasks.reset();
@@ -402,5 +467,12 @@ impl UploadServers {
         let server = Arc::new(UploadServer::default());
         self.known.insert((ip, port), Arc::downgrade(&server));
         Some(server)
+    }
+
+    /// Gives back what nobody uses.
+    fn shrink(&mut self) {
+        self.known.retain(|_, server| server.strong_count() > 0);
+        self.known.shrink_to(2 * self.known.len());
+        self.sweep_at = 2 * self.known.len() + 64;
     }
 }

@@ -36,8 +36,11 @@ pub struct Node {
 impl Cluster {
     /// Whether this client is known at this address.
     pub async fn knows_peer(&self, client: ClientId, ip: IpAddr, port: u16) -> Result<bool, CallError> {
-        let peer = self.peer(client).await?;
-        Ok(peer.is_some_and(|peer| peer.ip == ip && peer.port == port))
+        let known = self.peer(client.clone()).await?.is_some_and(|peer| peer.ip == ip && peer.port == port);
+        if known {
+            self.heard.lock().insert(client, self.now());
+        }
+        Ok(known)
     }
 
     /// Changes when state was lost, so that clients register again.

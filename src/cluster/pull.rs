@@ -55,7 +55,9 @@ impl Cluster {
             let mut inner = cell.live()?;
             let report = told.into_report(&inner.swarm)?;
             inner.heard_from(&client);
-            inner.swarm.handle(self.now(), Event::FromClient { client, report }, &mut effects)?;
+            let now = self.now();
+            inner.touch(now);
+            inner.swarm.handle(now, Event::FromClient { client, report }, &mut effects)?;
             inner.submit(room, &mut effects)
         };
         // Whoever is woken waits for the same ticket before it is answered; and if this client hangs up, it is woken still.
@@ -74,6 +76,7 @@ impl Cluster {
             let mut inner = cell.live()?;
             let report = told.into_report(&inner.swarm)?;
             let now = self.now();
+            inner.touch(now);
             inner.swarm.handle(now, Event::FromClient { client: client.clone(), report }, &mut effects)?;
             let deciding = Instant::now();
             let decision = inner.decide(now, &client, &mut effects);

@@ -8,11 +8,13 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Probe};
+use super::revalidation::Validated;
 use super::{Cluster, StartError};
 use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
+use crate::pieces::PieceFileError;
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, PATH_OF_UNREGISTERED, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
 use crate::telemetry::metrics::METRICS;
@@ -114,7 +116,7 @@ impl Cluster {
         let TaskRows { spec, mut status, pieces, clients, progress } = rows;
         let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
-        let length = self.length_on_disk(&spec.id, &status);
+        let (length, idle) = self.on_disk(&spec.id, &status);
         let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
         let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
         let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
@@ -144,17 +146,28 @@ impl Cluster {
         };
         let task = spec.id;
         let swarm = Swarm::rebuild(self.now(), task, self.limits(), StoredTask { status, pieces, clients });
-        Cell::new(Arc::new(spec), swarm, probe, true)
+        let cell = Cell::new(Arc::new(spec), swarm, probe, true, self.now());
+        {
+            let mut inner = cell.lock();
+            inner.idle_before = idle;
+            inner.validated = Validated::before_start(self.now(), idle);
+        }
+        cell
     }
 
-    /// How far the piece file reaches. One that cannot be looked at is taken for what the database says of it: it is not
-    /// gone, and whoever reads it will be told why that fails.
-    fn length_on_disk(&self, task: &TaskId, status: &TaskStatus) -> u64 {
-        let opened = self.repository.open_if_there(task, status.generation, status.piece_size);
-        let length = opened.and_then(|file| file.map_or(Ok(0), |file| file.length()));
-        length.unwrap_or_else(|error| {
+    /// How far the piece file reaches, and for how long nobody has used it. One that cannot be looked at is taken for what
+    /// the database says of it: it is not gone, and whoever reads it will be told why that fails.
+    fn on_disk(&self, task: &TaskId, status: &TaskStatus) -> (u64, Duration) {
+        let look = || {
+            let Some(file) = self.repository.open_if_there(task, status.generation, status.piece_size)? else {
+                return Ok::<_, PieceFileError>((0, Duration::ZERO));
+            };
+            let idle = file.used()?.elapsed().unwrap_or_default();
+            Ok((file.length()?, idle))
+        };
+        look().unwrap_or_else(|error| {
             tracing::error!(%task, error = &error as &dyn std::error::Error, "piece file cannot be looked at and is taken for whole");
-            u64::MAX
+            (u64::MAX, Duration::ZERO)
         })
     }
 }

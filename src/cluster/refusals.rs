@@ -95,9 +95,16 @@ impl Refusals {
         self.0.remove(task);
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Drops what has been over for as long as it held, when a next failure is no longer one in a row.
     pub fn expire(&mut self, now: Moment) {
         self.0.retain(|_, remembered| now.since(remembered.until) < FIRST_WAIT * 60);
+        if self.0.capacity() > 4 * self.0.len() {
+            self.0.shrink_to(2 * self.0.len());
+        }
     }
 }
 

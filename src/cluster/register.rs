@@ -53,6 +53,7 @@ impl Cluster {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         for _ in 0..RACES_MAX {
             let cell = self.cell_for(&registration.spec).await?;
+            self.revalidate(&cell, &registration.spec).await;
             let mut probe = cell.probe.subscribe();
             let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
             match answer.map(|probe| probe.map(|probe| probe.clone())) {
@@ -91,7 +92,10 @@ impl Cluster {
         let mut effects = Effects::default();
         let (registered, ticket) = {
             let mut inner = cell.live()?;
-            inner.swarm.handle(self.now(), Event::ClientRegistered(intro), &mut effects)?;
+            let now = self.now();
+            inner.swarm.handle(now, Event::ClientRegistered(intro), &mut effects)?;
+            inner.touch(now);
+            self.alone.join(&peer.id);
             effects.changes.push(Change::PeerSeen(Arc::new(peer)));
             if let Some(defined) = inner.define() {
                 effects.changes.push(defined);
@@ -135,7 +139,7 @@ impl Cluster {
         // Somebody else may have created it in between.
         let created = tasks.entry(spec.id).or_insert_with(|| {
             let forgotten = self.forgotten.lock().remove(&spec.id);
-            if let Some(Forgotten { generation, file_kept: true }) = forgotten {
+            if let Some(Forgotten { generation, file_kept: true, .. }) = forgotten {
                 let (cluster, task) = (self.clone(), spec.id);
                 self.spawn(async move { cluster.remove_file(&task, generation).await });
             }
@@ -146,7 +150,13 @@ impl Cluster {
                 validators: Validators::default(),
                 state: SourceState::Waiting,
             };
-            Arc::new(Cell::new(Arc::new(spec.clone()), Swarm::new(spec.id, self.limits(), status), Probe::Pending, false))
+            Arc::new(Cell::new(
+                Arc::new(spec.clone()),
+                Swarm::new(spec.id, self.limits(), status),
+                Probe::Pending,
+                false,
+                self.now(),
+            ))
         });
         Ok(created.clone())
     }
@@ -175,7 +185,7 @@ impl Cluster {
                 (Some(failure), None) => {
                     if failure.discard {
                         ended = Some(inner.swarm.status().generation);
-                        inner.swarm.next_generation(&mut effects);
+                        inner.swarm.next_generation(now, &mut effects);
                     } else {
                         inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
                     }

@@ -11,6 +11,7 @@ use super::Cluster;
 use crate::config::Home;
 use crate::store::snapshot::{self, Contents, SnapshotError, Taken};
 use crate::store::{SCHEMA_VERSION, Store};
+use crate::telemetry::metrics::METRICS;
 
 /// What the name of every snapshot of a home ends with.
 const ENDING: &str = ".snap";
@@ -120,8 +121,9 @@ pub fn take_of_stopped(store: &Store, path: &Path, progress: &mut dyn FnMut(u64)
 impl Cluster {
     /// Takes a snapshot while everything goes on. Blocks.
     pub fn snapshot(&self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Taken, SnapshotError> {
-        make_directory(path)?;
-        let taken = self.store.snapshot(Some(&self.committer), path, progress)?;
+        let taken = make_directory(path).and_then(|()| self.store.snapshot(Some(&self.committer), path, progress));
+        let taken = taken.inspect_err(|_| METRICS.snapshots_failed.inc())?;
+        METRICS.snapshots.inc();
         tracing::info!(
             path = %taken.path.display(),
             rows = taken.rows,

@@ -104,11 +104,13 @@ impl Cluster {
     /// Notes a peer that registered for itself and not yet for a task. Returns once that is durable.
     pub async fn add_peer(&self, peer: Peer) -> Result<(), CallError> {
         let room = self.committer.room().await?;
+        // It has no task: unless it registers for one, it is forgotten in time.
+        self.alone.note([peer.id.clone()], self.now());
         Ok(room.submit(vec![Change::PeerSeen(Arc::new(peer))], 0).durable().await?)
     }
 
     /// Reads the database, which blocks.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> Result<T, crate::store::StoreError> + Send + 'static,
     ) -> Result<T, crate::store::StoreError> {

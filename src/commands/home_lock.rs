@@ -77,7 +77,10 @@ impl HomeLock {
         // The database holds credentials; it may have been made by hand, or by a program that cared less.
         let mode = Permissions::from_mode(0o700);
         set_permissions(home.database(), mode).with_context(|| format!("cannot protect {}", home.database().display()))?;
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()))?;
+        // Who holds it is told to those who ask; on a full disk it cannot be, and the home is held all the same.
+        if let Err(error) = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            tracing::warn!(%error, path = %path.display(), "the home's lock does not name this process");
+        }
         Ok(Self { _file: file })
     }
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 mod control_client;
 pub mod dump;
+pub mod gc;
 mod home_lock;
 pub mod migrate;
 mod progress;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use home_lock::HomeInUse;
 use serve::supervisor::WorkerEnded;
-use serve::{DrainedForUpgrade, SourcePattern};
+use serve::{DrainedForUpgrade, SourcePattern, WritableAgain};
 
 use crate::cli::HomeArgs;
 use crate::config::{ConfigError, Home, Sources};
@@ -29,6 +30,8 @@ const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
 const WRONG_CONFIGURATION: u8 = 2;
 const HOME_IN_USE: u8 = 3;
+/// Whoever supervises the service should start it again at once (`EX_TEMPFAIL`).
+const START_AGAIN: u8 = 75;
 /// What a worker tells its supervisor, and nobody else.
 const DRAINED_FOR_UPGRADE: u8 = 80;
 
@@ -64,6 +67,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         HOME_IN_USE
     } else if error.is::<ConfigError>() || error.is::<SourcePattern>() || error.is::<WrongLogFilter>() {
         WRONG_CONFIGURATION
+    } else if error.is::<WritableAgain>() {
+        START_AGAIN
     } else if error.is::<DrainedForUpgrade>() {
         DRAINED_FOR_UPGRADE
     } else {

@@ -215,13 +215,11 @@ impl Reading {
 
     /// One line for all: a file of the Go supernode may have every key.
     fn warn_of_no_effect(&mut self) {
-        for (effect, what) in [(Effect::Never, "have no effect here"), (Effect::NotYet, "are not in effect yet")] {
-            let given = |setting: &&Setting| self.given.iter().any(|given| given.setting.key == setting.key);
-            let without = SETTINGS.iter().filter(|setting| setting.effect == effect).filter(given);
-            let keys: Vec<&str> = without.map(|setting| setting.key).collect();
-            if !keys.is_empty() {
-                self.warnings.push(format!("these settings {what}: {}", keys.join(", ")));
-            }
+        let given = |setting: &&Setting| self.given.iter().any(|given| given.setting.key == setting.key);
+        let without = SETTINGS.iter().filter(|setting| setting.effect == Effect::Never).filter(given);
+        let keys: Vec<&str> = without.map(|setting| setting.key).collect();
+        if !keys.is_empty() {
+            self.warnings.push(format!("these settings have no effect here: {}", keys.join(", ")));
         }
     }
 }
@@ -373,6 +371,9 @@ fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.full_gc_threshold_bytes > config.young_gc_threshold_bytes {
         found.push("fullGCThreshold is above youngGCThreshold: it is the smaller one of the two".to_owned());
+    }
+    if config.repository_low_watermark_percent > config.repository_high_watermark_percent {
+        found.push("repositoryLowWatermark is above repositoryHighWatermark: it is the smaller one of the two".to_owned());
     }
     found
 }

@@ -83,6 +83,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long a URL that was not there stays refused.
     pub fail_access_interval: Duration,
+    /// When a cached file's source is asked again; zero for never.
+    pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
     pub max_bandwidth_bytes_per_s: u64,
@@ -102,6 +104,10 @@ pub struct Config {
     pub interval_threshold: Duration,
     /// Tenths of the candidates that go in one round.
     pub clean_ratio: u32,
+    /// 0 for no limit.
+    pub repository_quota_bytes: u64,
+    pub repository_high_watermark_percent: u32,
+    pub repository_low_watermark_percent: u32,
     pub log: LogConfig,
     pub debug: bool,
     pub enable_profiler: bool,
@@ -138,6 +144,7 @@ impl Default for Config {
             link_limit_bytes_per_s: 20 * units::M,
             hold: Duration::from_secs(1),
             fail_access_interval: Duration::from_mins(3),
+            revalidate_after: Duration::from_mins(3),
             downloads_max: 32,
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
@@ -153,6 +160,9 @@ impl Default for Config {
             full_gc_threshold_bytes: 5 * units::G,
             interval_threshold: Duration::from_hours(2),
             clean_ratio: 1,
+            repository_quota_bytes: 0,
+            repository_high_watermark_percent: 95,
+            repository_low_watermark_percent: 85,
             log: LogConfig { path: None, size_max_mb: 40, backups_max: 1, age_max_days: 0 },
             debug: false,
             enable_profiler: false,

@@ -33,7 +33,6 @@ fn comment(setting: &Setting, origin: &Origin) -> String {
     let changes = if setting.at_run_time { "SIGHUP applies it" } else { "needs a restart" };
     let effect = match setting.effect {
         Effect::Now => "",
-        Effect::NotYet => "; not in effect yet",
         Effect::Never => "; has no effect",
     };
     // A path may have any character, and a comment must end with its line.

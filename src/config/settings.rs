@@ -38,8 +38,6 @@ impl Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Now,
-    /// It is read and checked; what it is for is not built yet.
-    NotYet,
     /// It is accepted from those who have it in their files and scripts.
     Never,
 }
@@ -73,10 +71,6 @@ impl Setting {
         Self { short: Some(short), ..self }
     }
 
-    const fn not_yet(self) -> Self {
-        Self { effect: Effect::NotYet, ..self }
-    }
-
     const fn never(self) -> Self {
         Self { effect: Effect::Never, ..self }
     }
@@ -85,7 +79,6 @@ impl Setting {
     pub fn note(&self) -> String {
         let effect = match self.effect {
             Effect::Now => "",
-            Effect::NotYet => " Not in effect yet.",
             Effect::Never => " Has no effect.",
         };
         format!("{}{effect}", self.help)
@@ -230,6 +223,15 @@ pub const SETTINGS: &[Setting] = &[
     .at_run_time(),
     Setting::new(
         Group::Sources,
+        "revalidateAfter",
+        "revalidate-after",
+        duration(|config| &mut config.revalidate_after, Duration::ZERO, LONGEST),
+        "The first to register for a cached file after so long has its source asked whether it changed, if that gave an ETag or \
+         a modification date; 0 for never.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
         "downloadsMax",
         "downloads-max",
         count(|config| &mut config.downloads_max, 1, 10_000),
@@ -285,82 +287,101 @@ pub const SETTINGS: &[Setting] = &[
         "gcInitialDelay",
         "gc-initial-delay",
         duration(|config| &mut config.gc_initial_delay, Duration::ZERO, LONGEST),
-        "How long after the start the first collection is.",
+        "How long after the start the first rounds of garbage collection are.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "gcMetaInterval",
         "gc-meta-interval",
         duration(|config| &mut config.gc_meta_interval, SHORTEST, LONGEST),
-        "Between two collections of tasks and peers.",
+        "Between two looks for tasks, clients and peers that nobody needs any more.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "gcDiskInterval",
         "gc-disk-interval",
         duration(|config| &mut config.gc_disk_interval, SHORTEST, LONGEST),
-        "Between two looks at the free space of the disk.",
+        "Between two looks at the free space of the disk and at the quota.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "taskExpireTime",
         "task-expire-time",
         duration(|config| &mut config.task_expire_time, SHORTEST, LONGEST),
-        "A task that nobody asked for in this long may be collected.",
+        "A task that nobody used for this long goes, with its cached file. The Go supernode kept the file until the disk was short \
+         of room: raise this to keep files longer, which costs room on the disk and hardly any memory.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "peerGCDelay",
         "peer-gc-delay",
         duration(|config| &mut config.peer_gc_delay, Duration::ZERO, LONGEST),
-        "How long a peer that has gone is remembered.",
+        "A client that was silent for this long leaves its tasks, unless it may still be fetching a piece or others fetch from it; \
+         a peer without tasks is forgotten after as long.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "youngGCThreshold",
         "young-gc-threshold",
         size(|config| &mut config.young_gc_threshold_bytes, 0, LARGEST),
-        "Free space above which nothing is evicted.",
+        "Free space of the disk from which on nothing goes for want of it.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "fullGCThreshold",
         "full-gc-threshold",
         size(|config| &mut config.full_gc_threshold_bytes, 0, LARGEST),
-        "Free space below which everything unused goes.",
+        "Free space below which every file goes that is not in use and was not used within half a minute.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "IntervalThreshold",
         "interval-threshold",
         duration(|config| &mut config.interval_threshold, Duration::ZERO, LONGEST),
-        "What was used less long ago than this is evicted last.",
+        "What was used less long ago than this goes last.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
     Setting::new(
         Group::Cleaning,
         "cleanRatio",
         "clean-ratio",
         count(|config| &mut config.clean_ratio, 1, 10),
-        "Tenths of the candidates that go in one round.",
+        "Tenths of the files that go in one round while there is less free space than youngGCThreshold: of those that nobody used \
+         for three minutes.",
     )
-    .at_run_time()
-    .not_yet(),
+    .at_run_time(),
+    Setting::new(
+        Group::Cleaning,
+        "repositoryQuota",
+        "repository-quota",
+        size(|config| &mut config.repository_quota_bytes, 0, LARGEST),
+        "How much the cached files may hold together; 0 for no limit. A file that does not fit makes unused ones go; where that \
+         is not enough, it is refused with 604.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Cleaning,
+        "repositoryHighWatermark",
+        "repository-high-watermark",
+        count(|config| &mut config.repository_high_watermark_percent, 1, 100),
+        "Percent of repositoryQuota beyond which unused files go, those first that nobody used for longest.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Cleaning,
+        "repositoryLowWatermark",
+        "repository-low-watermark",
+        count(|config| &mut config.repository_low_watermark_percent, 1, 100),
+        "Percent of repositoryQuota that may be left then.",
+    )
+    .at_run_time(),
     Setting::new(
         Group::Log,
         "debug",

@@ -87,8 +87,7 @@ fn a_file_of_the_go_supernode_is_read_as_it_is() {
     let line = GO_FILE.lines().position(|line| line.starts_with("plugins:")).expect("it is there") + 1;
     assert_eq!(warnings[0], format!("supernode.yml:{line}: plugins is unknown and ignored"));
     assert_eq!(warnings[1], "these settings have no effect here: schedulerCorePoolSize, enableProfiler");
-    assert!(warnings[2].starts_with("these settings are not in effect yet: gcInitialDelay, "), "{}", warnings[2]);
-    assert_eq!(warnings.len(), 3);
+    assert_eq!(warnings.len(), 2);
 }
 
 #[test]
@@ -271,9 +270,10 @@ fn variables_are_checked_like_everything_else() {
 
 #[test]
 fn contradictions_are_told() {
-    let warnings = load("base:\n  maxBandwidth: 20M\n  fullGCThreshold: 200G\n").1;
+    let warnings = load("base:\n  maxBandwidth: 20M\n  fullGCThreshold: 200G\n  repositoryLowWatermark: 99\n").1;
     assert!(warnings.iter().any(|warning| warning.contains("leaves nothing of maxBandwidth")), "{warnings:?}");
     assert!(warnings.iter().any(|warning| warning.contains("fullGCThreshold is above")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("repositoryLowWatermark is above")), "{warnings:?}");
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn the_effective_configuration_tells_who_decided() {
     assert!(line("hold: 2s ").ends_with(&format!("# {}:2; SIGHUP applies it", scene.file().display())), "{printed}");
     assert!(line("listenPort: 8002 ").ends_with("# default; needs a restart"), "{printed}");
     assert!(line("maxBandwidth: 200MB ").ends_with("# default; SIGHUP applies it"), "{printed}");
-    assert!(line("cleanRatio: 1 ").ends_with("# default; SIGHUP applies it; not in effect yet"), "{printed}");
+    assert!(line("cleanRatio: 1 ").ends_with("# default; SIGHUP applies it"), "{printed}");
     assert!(line("enableProfiler: false ").ends_with("# default; needs a restart; has no effect"), "{printed}");
 }
 

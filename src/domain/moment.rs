@@ -14,6 +14,11 @@ impl Moment {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// So much earlier; `None` before the clock started.
+    pub fn before(self, span: Duration) -> Option<Self> {
+        self.0.checked_sub(u64::try_from(span.as_millis()).ok()?).map(Self)
+    }
+
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }

@@ -14,12 +14,13 @@ use warp::reply::Response;
 use super::Api;
 use super::described::{HeartbeatBody, MetricsBody, NetworkBody};
 use super::dialect::Dialect;
+use super::late::Late;
 use super::params::{BadParam, Params};
 use super::peer_api::{illegal, refusal};
 use super::range::parse_piece_range;
 use super::registration::{client_id, task_id};
 use super::wire::{Answer, Code, Enveloped, Failure, NetworkData, NodeData};
-use crate::cluster::Accused;
+use crate::cluster::{Accused, CallError};
 use crate::domain::{ClientId, TaskId};
 use crate::telemetry::metrics::METRICS;
 
@@ -47,6 +48,7 @@ pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
     let version = api.cluster.introduction(&task, &client).map(|(version, _)| version).unwrap_or_default();
     match api.cluster.take_down(&task, client).await {
         Ok(()) => Answer::code(Dialect::of(&params, version).going_down_accepted()),
+        Err(CallError::Commit(_)) => Late::Unavailable.unwritable().await,
         Err(error) => refusal(&error),
     }
 }
@@ -70,6 +72,7 @@ pub async fn piece_error(api: Arc<Api>, query: String) -> Answer {
     };
     match api.cluster.report_damage(&task, client, accused, range).await {
         Ok(()) => Answer::code(Code::Success),
+        Err(CallError::Commit(_)) => Late::Unavailable.unwritable().await,
         Err(error) => refusal(&error),
     }
 }

@@ -14,6 +14,7 @@ use warp::{Filter, Reply};
 
 use super::params::Params;
 use super::registration::task_id;
+use super::rest::cache::{CacheInfo, CachedFileInfo};
 use super::wire::Answer;
 use crate::cluster::snapshots::Line;
 use crate::cluster::{Cluster, inventory};
@@ -21,12 +22,14 @@ use crate::cluster::{Cluster, inventory};
 /// Lines of an answer that wait for a slow reader.
 const LINES_AHEAD: usize = 1024;
 
-/// The routes of the control socket: `GET /dump?taskId=…` and `POST /snapshot?output=…`, answered with JSON lines.
+/// The routes of the control socket: `GET /dump?taskId=…`, `POST /snapshot?output=…` and `POST /gc?dryRun=…`, answered with
+/// JSON lines.
 pub fn control_routes(cluster: Arc<Cluster>) -> BoxedFilter<(impl Reply,)> {
     let with_cluster = warp::any().map(move || cluster.clone());
     let dump = warp::path!("dump").and(warp::get()).and(super::query()).and(with_cluster.clone()).then(dump);
-    let snapshot = warp::path!("snapshot").and(warp::post()).and(super::query()).and(with_cluster).then(snapshot);
-    dump.or(snapshot).unify().recover(super::explain).unify().boxed()
+    let snapshot = warp::path!("snapshot").and(warp::post()).and(super::query()).and(with_cluster.clone()).then(snapshot);
+    let gc = warp::path!("gc").and(warp::post()).and(super::query()).and(with_cluster).then(gc);
+    dump.or(snapshot).unify().or(gc).unify().recover(super::explain).unify().boxed()
 }
 
 async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
@@ -68,6 +71,40 @@ async fn snapshot(query: String, cluster: Arc<Cluster>) -> Response {
         };
         put(&lines, &last);
     })
+}
+
+/// Collects garbage, or only tells what would go. What is told of each file is how it was found.
+async fn gc(query: String, cluster: Arc<Cluster>) -> Response {
+    let Ok(dry) = Params::of_query(&query).flag("dryRun") else {
+        return Answer::transport(StatusCode::BAD_REQUEST, "dryRun must be true or false").into_response();
+    };
+    let view = cluster.cache().await;
+    let collected = if dry { Ok(None) } else { cluster.collect().await.map(Some) };
+    json_lines(move |lines| {
+        let all = view.files.iter().map(|file| CachedFileInfo::new(file, &view.rules));
+        for file in all {
+            if !put(&lines, &Kind { kind: "file", line: file }) {
+                return;
+            }
+        }
+        put(&lines, &Kind { kind: "cache", line: CacheInfo::new(&view) });
+        match collected {
+            Ok(None) => {}
+            Ok(Some(collected)) => drop(put(&lines, &Kind { kind: "collected", line: collected })),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "garbage could not be collected");
+                put(&lines, &serde_json::json!({ "kind": "error", "error": reason(&error) }));
+            }
+        }
+    })
+}
+
+/// A line that says what it is.
+#[derive(Serialize)]
+struct Kind<T> {
+    kind: &'static str,
+    #[serde(flatten)]
+    line: T,
 }
 
 /// The whole chain of an error in one sentence.

@@ -12,6 +12,7 @@ mod dialect;
 mod download;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod late;
 mod observed;
 mod openapi;
 mod params;

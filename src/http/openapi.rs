@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::rest::{peers, preheats, tasks};
+use super::rest::{cache, peers, preheats, tasks};
 use super::{client_api, peer_api};
 
 #[derive(OpenApi)]
@@ -38,6 +38,7 @@ use super::{client_api, peer_api};
         client_api::live,
         client_api::ready,
         openapi,
+        cache::get,
         peers::list,
         peers::add,
         peers::get,

@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 21] = [
+pub static ROUTES: [Route; 22] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -33,6 +33,7 @@ pub static ROUTES: [Route; 21] = [
     route("/openapi.json", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),
+    route("/cache", &["GET"]),
     route("/preheats", &["GET", "POST"]),
     route("/preheats/{id}", &["GET", "DELETE"]),
     route("/tasks", &["GET"]),

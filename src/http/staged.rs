@@ -4,7 +4,6 @@
 //! its client does, and is then answered as if nothing had been. Nothing is acknowledged here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Uri;
 use hyper::body::Incoming;
@@ -14,12 +13,10 @@ use warp::reply::Response;
 
 use super::client_api;
 use super::connections::Routes;
+use super::late::{HELD_FOR, Late};
 use super::params::Params;
-use super::wire::{Answer, Code};
 use crate::telemetry::recovery::RECOVERY;
 
-/// How long a request waits for the recovery to end. Clients give it 5 s.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 const RECOVERING: &str = "the supernode is recovering, ask again";
 
 /// Routes that come to be once the recovery is over. From then on this costs a request one load.
@@ -55,9 +52,9 @@ impl<R: Routes + Sync> Routes for Staged<R> {
             Meanwhile::Answer(known) => return known.answer().await,
             Meanwhile::Hold(late) => late,
         };
-        match tokio::time::timeout(WAIT_TIMEOUT, self.0.wait()).await {
+        match tokio::time::timeout(HELD_FOR, self.0.wait()).await {
             Ok(routes) => routes.answer(request).await,
-            Err(_) => late.answer().into_response(),
+            Err(_) => late.answer(RECOVERING).into_response(),
         }
     }
 }
@@ -81,35 +78,15 @@ enum Known {
     Version,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Late {
-    /// 602: asked again soon.
-    Wait,
-    /// 609: registers again soon.
-    WaitAuth,
-    /// HTTP 503: the client repeats it, or does without.
-    Unavailable,
-}
-
 impl Known {
     async fn answer(self) -> Response {
         match self {
-            Self::Wait => wait().into_response(),
+            Self::Wait => Late::Wait.answer(RECOVERING).into_response(),
             Self::Live => client_api::live().await.into_response(),
             Self::Ready => client_api::unready(&RECOVERY.to_string()).into_response(),
             Self::Metrics => client_api::rendered_metrics(),
             Self::Ping => client_api::ping().await.into_response(),
             Self::Version => client_api::version().await,
-        }
-    }
-}
-
-impl Late {
-    fn answer(self) -> Answer {
-        match self {
-            Self::Wait => wait(),
-            Self::WaitAuth => Answer::because(Code::WaitAuth, RECOVERING),
-            Self::Unavailable => client_api::unready(RECOVERING),
         }
     }
 }
@@ -133,11 +110,6 @@ fn reports(query: &str) -> bool {
     let params = Params::of_query(query);
     let is = |name, value: &str| params.text(name).is_ok_and(|text| text == value);
     is("status", "702") || is("status", "701") && !is("range", "")
-}
-
-/// With the words of every 602.
-fn wait() -> Answer {
-    Answer::message(Code::Wait, "client sucCount:0,cdn status:Waiting,cdn sucCount: 0")
 }
 
 #[cfg(test)]

@@ -113,6 +113,13 @@ pub struct Document {
     pub body: Vec<u8>,
 }
 
+/// Whether a source is still what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    Unchanged,
+    Changed,
+}
+
 /// Asks sources.
 #[derive(Debug)]
 pub struct Source {
@@ -160,9 +167,49 @@ impl Source {
         if let Some(validator) = resumable.and_then(|validator| HeaderValue::from_str(validator).ok()) {
             headers.insert(header::IF_RANGE, validator);
         }
-        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        let response = response.map_err(unreachable_or_forbidden)?;
+        let response = self.send(spec, url, headers).await?;
         read_answer(response, &asked, range.is_some(), known, asked_part)
+    }
+
+    /// Asks whether the content is still the one with these validators and this length. A body that comes is not read.
+    pub async fn revalidate(
+        &self,
+        spec: &TaskSpec,
+        known: &Validators,
+        known_length: Option<u64>,
+    ) -> Result<Freshness, OriginError> {
+        let url = parse_url(&spec.raw_url)?;
+        check_url(&self.policy, &url)?;
+        let asked = RequestedRange::of_task(spec.range());
+        let range = asked.header(Part::ALL);
+        let mut headers = client_headers(spec);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut insert = |name: HeaderName, value: Option<&str>| {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        };
+        insert(header::RANGE, range.as_deref());
+        insert(header::IF_NONE_MATCH, known.etag.as_deref());
+        insert(header::IF_MODIFIED_SINCE, known.last_modified.as_deref());
+        let response = self.send(spec, url, headers).await?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(Freshness::Unchanged);
+        }
+        // A source that knows no conditions sends all of it, with what tells whether it is the same.
+        match read_answer(response, &asked, range.is_some(), known, Part::ALL) {
+            Ok(answer) => {
+                let lengths_differ = matches!((known_length, answer.length), (Some(before), Some(now)) if before != now);
+                Ok(if lengths_differ { Freshness::Changed } else { Freshness::Unchanged })
+            }
+            Err(OriginError::Changed) => Ok(Freshness::Changed),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
+        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
+        response.map_err(unreachable_or_forbidden)
     }
 
     /// Reads something small whole, with the headers, certificates and leniency of this source.
@@ -172,8 +219,7 @@ impl Source {
         let mut headers = client_headers(spec);
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        let mut response = response.map_err(unreachable_or_forbidden)?;
+        let mut response = self.send(spec, url, headers).await?;
         let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))? {

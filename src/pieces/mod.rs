@@ -8,6 +8,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use md5::{Digest, Md5};
 
@@ -114,6 +115,18 @@ impl Repository {
         }
     }
 
+    /// Bytes that the disk of the directory has left for us.
+    pub fn free_bytes(&self) -> Result<u64, PieceFileError> {
+        let room = rustix::fs::statvfs(&self.root).map_err(|error| failed("look at the room for", &self.root)(error.into()))?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    /// Notes on a task's file when it was last used: lost with the machine, which costs nothing but an order.
+    pub fn mark_used(&self, task: &TaskId, generation: Generation, at: SystemTime) -> Result<(), PieceFileError> {
+        let path = self.path(task, generation);
+        File::open(&path).and_then(|file| file.set_modified(at)).map_err(failed("mark the piece file", &path))
+    }
+
     /// Removes the file of a generation that is over, if there is one.
     pub fn remove(&self, task: &TaskId, generation: Generation) -> Result<(), PieceFileError> {
         let path = self.path(task, generation);
@@ -164,6 +177,11 @@ impl PieceFile {
     /// The file's length in bytes.
     pub fn length(&self) -> Result<u64, PieceFileError> {
         Ok(self.file.metadata().map_err(failed("look at the piece file", &self.path))?.len())
+    }
+
+    /// When it was last written, or marked as used.
+    pub fn used(&self) -> Result<SystemTime, PieceFileError> {
+        self.file.metadata().and_then(|metadata| metadata.modified()).map_err(failed("look at the piece file", &self.path))
     }
 
     /// Whether the file is long enough to hold this piece.

@@ -28,19 +28,14 @@ pub(super) fn write<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
     wants_keys: bool,
 ) -> Result<Vec<(Table, IVec)>, StoreError> {
-    let mut written = Vec::new();
     let mut batches = Batches::new(wants_keys);
     for change in changes {
-        if let Some(ended) = Ended::by(change) {
-            // What is removed must be found, and what was written before is found only when it is there.
-            let before = std::mem::replace(&mut batches, Batches::new(wants_keys));
-            written.extend(before.apply(store)?);
-            batches.remove_ended(store, &ended)?;
-        } else {
-            batches.add(change)?;
+        match Ended::by(change) {
+            Some(ended) => batches.remove_ended(store, &ended)?,
+            None => batches.add(change)?,
         }
     }
-    written.extend(batches.apply(store)?);
+    let written = batches.apply(store)?;
     store.count_commit()?;
     Ok(written)
 }
@@ -90,13 +85,15 @@ impl Ended {
 #[derive(Default)]
 struct Batches {
     by_tree: BTreeMap<Table, Batch>,
+    /// What is written here and not yet in the database, where what ends must find it, too.
+    put: Vec<(Table, IVec)>,
     /// The keys, if somebody wants to know them.
     keys: Option<Vec<(Table, IVec)>>,
 }
 
 impl Batches {
     fn new(wants_keys: bool) -> Self {
-        Self { by_tree: BTreeMap::new(), keys: wants_keys.then(Vec::new) }
+        Self { by_tree: BTreeMap::new(), put: Vec::new(), keys: wants_keys.then(Vec::new) }
     }
 
     fn add(&mut self, change: &Change) -> Result<(), StoreError> {
@@ -156,6 +153,7 @@ impl Batches {
     fn put(&mut self, table: Table, key: impl Into<IVec>, value: impl Into<IVec>) {
         let key = key.into();
         self.note(table, &key);
+        self.put.push((table, key.clone()));
         self.by_tree.entry(table).or_default().insert(key, value);
     }
 
@@ -171,13 +169,20 @@ impl Batches {
         }
     }
 
-    /// Removes every row that begins with what has ended.
+    /// Removes every row that begins with what has ended, those of this window included: thousands of clients that
+    /// expire together are one batch, not thousands.
     fn remove_ended(&mut self, store: &Store, ended: &Ended) -> Result<(), StoreError> {
         for table in ended.tables {
             for key in table.tree(&store.trees).scan_prefix(&ended.prefix).keys() {
                 let key = key.map_err(StoreError::sled("read what is removed"))?;
                 self.remove(*table, key);
             }
+        }
+        let of_this_window = |(table, key): &(Table, IVec)| ended.tables.contains(table) && key.starts_with(&ended.prefix);
+        let (over, left) = std::mem::take(&mut self.put).into_iter().partition(of_this_window);
+        self.put = left;
+        for (table, key) in over {
+            self.remove(table, key);
         }
         if let Some(key) = &ended.client {
             self.remove(Table::Clients, key.as_slice());

@@ -217,6 +217,7 @@ impl Writer {
                     error = &error as &dyn std::error::Error,
                     "database cannot be written; nothing is acknowledged any more"
                 );
+                self.store.distrust_cache();
                 return;
             }
             self.shared.durable.store(last, Ordering::Release);

@@ -98,6 +98,14 @@ impl Store {
         Ok(preheats)
     }
 
+    /// The ids of all peers, ascending.
+    pub fn peer_ids(&self) -> impl Iterator<Item = Result<ClientId, StoreError>> {
+        self.trees.peers.iter().keys().map(|key| {
+            let key = key.map_err(StoreError::sled("read the peers"))?;
+            parse_client(&key).ok_or_else(|| bad_key("peers"))
+        })
+    }
+
     pub fn peer_count(&self) -> usize {
         self.trees.peers.len()
     }

@@ -56,6 +56,8 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long the lock of sled's file may be held by what this process had open before.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_EVERY: Duration = Duration::from_millis(5);
+/// What is written to see whether the database can be. Bytes. Two of sled's segments.
+const PROBE_BYTES: usize = 1024 * 1024;
 
 /// Why the database cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,14 @@ pub enum StoreError {
     Panicked { path: PathBuf },
     #[error("the database {path} has {commits} commits; {lost} more were acknowledged and are gone", path = path.display())]
     CommitsLost { path: PathBuf, commits: u64, lost: u64 },
+    /// Sled may call it damage, or panic; it is not the database's fault, which is left as it is.
+    #[error("the database {path} cannot be {hindered} on this machine", path = path.display())]
+    Hindered {
+        path: PathBuf,
+        hindered: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the database {path} is gone, though there are snapshots of it", path = path.display())]
     Gone { path: PathBuf },
     #[error("cannot {operation} in the database")]
@@ -119,7 +129,7 @@ impl StoreError {
                 | sled::Error::CollectionNotFound(_) => true,
             },
             Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
-            Self::Sync { .. } | Self::NewerSchema { .. } => false,
+            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } => false,
         }
     }
 }
@@ -262,6 +272,20 @@ impl Store {
         }
     }
 
+    /// Whether the database could be written now, after a write has failed. This one cannot any more, only one that is
+    /// opened anew.
+    pub fn try_write(&self) -> Result<(), StoreError> {
+        try_write(&self.path)
+    }
+
+    /// Has the next process read what is on the disk. After a failed sync the kernel may have pages that never get there,
+    /// and takes them for written.
+    fn distrust_cache(&self) {
+        if let Err(error) = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::warn!(%error, "the kernel's copy of the database cannot be dropped");
+        }
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.file.sync_data().map_err(sync_failed(&self.path))
     }
@@ -307,6 +331,7 @@ fn open_or_heal(path: &Path) -> Result<sled::Db, StoreError> {
         Err(error) if error.is_damage() => error,
         opened => return opened,
     };
+    look_for_hindrance(path)?;
     let removed = remove_files(path, |name| name.starts_with("snap.") || name == "conf")?;
     if removed == 0 {
         return Err(error);
@@ -324,6 +349,25 @@ fn remove_files(database: &Path, is_named: impl Fn(&str) -> bool) -> Result<usiz
     };
     let named = entries.flatten().filter(|entry| is_named(&entry.file_name().to_string_lossy()));
     Ok(named.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count())
+}
+
+/// Whether this machine can read all of a database and write beside it. Where it cannot, what looks like damage may be none.
+pub fn look_for_hindrance(path: &Path) -> Result<(), StoreError> {
+    let hindered = |hindered| move |source| StoreError::Hindered { path: path.to_owned(), hindered, source };
+    match File::open(path.join("db")).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink())) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(hindered("read")(error)),
+        _ => {}
+    }
+    try_write(path)
+}
+
+/// Writes a file as large as what sled writes at once, syncs it and removes it.
+fn try_write(path: &Path) -> Result<(), StoreError> {
+    let probe = path.join("probe");
+    let written = std::fs::write(&probe, vec![0; PROBE_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
+    let removed = std::fs::remove_file(&probe);
+    let hindered = |source| StoreError::Hindered { path: path.to_owned(), hindered: "written", source };
+    written.and(removed).map_err(hindered)
 }
 
 fn sync_failed(database: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {

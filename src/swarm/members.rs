@@ -154,7 +154,29 @@ impl Members {
             self.places.pop();
             self.free.remove(&ordinal_of(self.places.len()));
         }
+        self.shrink();
         Some(member)
+    }
+
+    /// How many places there are, taken or not.
+    pub fn places(&self) -> u32 {
+        ordinal_of(self.places.len())
+    }
+
+    /// Members that there is memory for.
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.places.capacity().max(self.ordinals.capacity())
+    }
+
+    /// Gives memory back after most members have left. Places that are free stay what they are.
+    fn shrink(&mut self) {
+        if self.places.capacity() > 4 * self.places.len() {
+            self.places.shrink_to(2 * self.places.len());
+        }
+        if self.ordinals.capacity() > 4 * self.ordinals.len() {
+            self.ordinals.shrink_to(2 * self.ordinals.len());
+        }
     }
 
     pub fn get(&self, ordinal: u32) -> Option<&Member> {

@@ -12,6 +12,7 @@
 //! - a client that is told 600 holds every piece.
 
 mod events;
+mod expiry;
 mod lease;
 mod members;
 mod policy;
@@ -25,7 +26,7 @@ mod invariants;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::domain::{
     TaskStatus,
 };
 pub use events::{Assignment, Decision, Effects, Event, Limits, Refusal, Report};
+pub use expiry::Left;
 use lease::Pace;
 pub use lease::{Server, UploadServer, lease_life};
 pub use members::Introduction;
@@ -73,11 +75,13 @@ pub struct Swarm {
     /// Pieces with a known digest: what can be handed out at all.
     known: PieceSet,
     at_seed: u32,
+    /// Bytes of the slots on our disk.
+    stored_bytes: u64,
     members: Members,
     /// Ordinals of members that serve the whole file: kept apart, so that finished ones cost nothing per piece.
     complete: RoaringBitmap,
-    /// Clients that began an earlier generation.
-    former: HashSet<ClientId>,
+    /// Clients that began an earlier generation, and when they were last heard of.
+    former: HashMap<ClientId, Moment>,
     /// Members that can serve, complete or not.
     serving: u32,
     /// Ordinals of members with leases, for [`Swarm::sweep`].
@@ -95,9 +99,10 @@ impl Swarm {
             pieces: Vec::new(),
             known: PieceSet::default(),
             at_seed: 0,
+            stored_bytes: 0,
             members: Members::default(),
             complete: RoaringBitmap::new(),
-            former: HashSet::new(),
+            former: HashMap::new(),
             serving: 0,
             busy: Vec::new(),
             pace: Pace::default(),
@@ -202,7 +207,8 @@ impl Swarm {
 
     /// What the client should do now; grants leases for what it should fetch.
     pub fn decide(&mut self, now: Moment, rng: &mut fastrand::Rng, client: &ClientId) -> Decision {
-        if self.former.contains(client) {
+        if let Some(seen) = self.former.get_mut(client) {
+            *seen = now;
             return Decision::Failed(Failure {
                 fault: Fault::Source,
                 discard: true,
@@ -320,9 +326,9 @@ impl Swarm {
     }
 
     /// Begins a new generation with nothing of the old one but the memory of who must not join it.
-    pub fn next_generation(&mut self, effects: &mut Effects) {
+    pub fn next_generation(&mut self, now: Moment, effects: &mut Effects) {
         let mut former = std::mem::take(&mut self.former);
-        former.extend(self.members.ids().cloned());
+        former.extend(self.members.ids().map(|client| (client.clone(), now)));
         let status = TaskStatus {
             generation: self.status.generation.next(),
             piece_size: PieceSize::DEFAULT,
@@ -357,7 +363,10 @@ impl Swarm {
         let entry = self.piece_mut(piece);
         entry.digest = Some(digest);
         let newly_here = stored && !std::mem::replace(&mut entry.at_seed, true);
-        self.at_seed += u32::from(newly_here);
+        if newly_here {
+            self.at_seed += 1;
+            self.stored_bytes += u64::from(digest.slot_len());
+        }
         self.known.insert(piece);
     }
 
@@ -368,6 +377,7 @@ impl Swarm {
             && std::mem::replace(&mut entry.at_seed, false)
         {
             self.at_seed -= 1;
+            self.stored_bytes -= u64::from(digest.slot_len());
             effects.changes.push(Change::PieceLost { task: self.task, piece, digest });
         }
     }

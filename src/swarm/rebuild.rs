@@ -39,10 +39,10 @@ impl Swarm {
         }
         for StoredClient { client, intro, held, servable } in stored.clients {
             if client.generation != swarm.status.generation {
-                swarm.former.insert(client.id);
+                swarm.former.insert(client.id, now);
                 continue;
             }
-            let member = Member {
+            let mut member = Member {
                 state: client.state,
                 gone: client.gone,
                 serve_errors: client.serve_errors,
@@ -51,6 +51,7 @@ impl Swarm {
                 servable,
                 ..Member::new(intro, now)
             };
+            member.seen = swarm.seen_at_start(now, &member);
             // Two clients never have one place, and none is beyond the last. Were it so all the same, they must not become one member.
             let taken = swarm.members.get(client.ordinal).is_some() || client.ordinal as usize >= MEMBERS_MAX;
             let ordinal = if taken { swarm.members.free_ordinal() } else { client.ordinal };

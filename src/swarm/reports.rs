@@ -13,14 +13,35 @@ impl Swarm {
         let Some(ordinal) = self.members.ordinal(client) else { return };
         self.stop_serving(ordinal, effects);
         self.end_all_leases(ordinal, effects);
-        self.members.remove(ordinal);
-        self.busy.retain(|busy| *busy != ordinal);
+        if self.members.remove(ordinal).is_some_and(|member| member.busy) {
+            self.busy.retain(|busy| *busy != ordinal);
+        }
         effects.changes.push(Change::ClientForgotten { task: self.task, client: client.clone() });
+    }
+
+    /// Forgets some clients, members or not, whichever; tells how many.
+    pub fn forget_some(&mut self, count: usize, effects: &mut Effects) -> usize {
+        let members: Vec<ClientId> = self.members.ids().take(count).cloned().collect();
+        members.iter().for_each(|client| self.forget(client, effects));
+        let former: Vec<ClientId> = self.former.keys().take(count - members.len()).cloned().collect();
+        former.iter().for_each(|client| self.forget_former(client, effects));
+        members.len() + former.len()
+    }
+
+    /// Forgets that a client began an earlier generation.
+    pub(super) fn forget_former(&mut self, client: &ClientId, effects: &mut Effects) {
+        if self.former.remove(client).is_some() {
+            effects.changes.push(Change::ClientForgotten { task: self.task, client: client.clone() });
+        }
+        if self.former.capacity() > 4 * self.former.len() {
+            self.former.shrink_to(2 * self.former.len());
+        }
     }
 
     pub(super) fn register(&mut self, now: Moment, intro: Introduction, effects: &mut Effects) -> Result<(), Refusal> {
         let client = intro.endpoint.client.clone();
-        if self.former.contains(&client) {
+        if let Some(seen) = self.former.get_mut(&client) {
+            *seen = now;
             return Err(Refusal::EarlierGeneration);
         }
         let Some(ordinal) = self.members.ordinal(&client) else {
@@ -83,7 +104,8 @@ impl Swarm {
         report: Report,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
-        if self.former.contains(client) {
+        if let Some(seen) = self.former.get_mut(client) {
+            *seen = now;
             // What it holds is of another file. It is told so when it asks.
             return Ok(());
         }
@@ -127,8 +149,9 @@ impl Swarm {
 
     /// Any report of a piece is believed: its digest is checked by whoever fetches it from there.
     pub(super) fn add_piece(&mut self, now: Moment, ordinal: u32, piece: PieceNumber, servable: bool, effects: &mut Effects) {
-        if let Some(took) = self.end_lease(now, ordinal, piece, effects) {
-            self.pace.observe(took);
+        if let Some(lease) = self.end_lease(ordinal, piece, effects) {
+            self.pace.observe(now.since(lease.granted));
+            self.note_alive(now, &lease.server);
         }
         let Some(member) = self.members.get_mut(ordinal) else { return };
         let newly_held = member.held.insert(piece);
@@ -147,6 +170,14 @@ impl Swarm {
             effects.open(self.limits.up);
         }
         self.note_progress(ordinal, piece, effects);
+    }
+
+    /// Who serves says nothing meanwhile; whoever was served says it.
+    fn note_alive(&mut self, now: Moment, server: &Server) {
+        let Server::Peer(endpoint) = server else { return };
+        if let Some(member) = self.members.ordinal(&endpoint.client).and_then(|ordinal| self.members.get_mut(ordinal)) {
+            member.seen = now;
+        }
     }
 
     /// A piece that a serving member holds will soon be served from there: the report that it is written follows. Until
@@ -200,7 +231,7 @@ impl Swarm {
                 }
             }
         });
-        self.end_lease(now, ordinal, piece, effects);
+        self.end_lease(ordinal, piece, effects);
         let Some(failed) = leased_from.filter(|leased| server.is_none_or(|server| server == leased)) else { return };
         let Some(server_ordinal) = self.members.ordinal(&failed) else { return };
         if let Some(member) = self.members.get_mut(ordinal) {

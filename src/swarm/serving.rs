@@ -1,21 +1,20 @@
 //! Who serves what: the lists of holders, and the leases and promises that come to an end.
 
-use std::time::Duration;
-
 use super::events::Effects;
+use super::lease::Lease;
 use super::members::Member;
 use super::{Piece, Swarm};
-use crate::domain::{Moment, PieceNumber};
+use crate::domain::PieceNumber;
 
 impl Swarm {
-    /// Tells how long the transfer took, if there was one.
-    pub(super) fn end_lease(&mut self, now: Moment, ordinal: u32, piece: PieceNumber, effects: &mut Effects) -> Option<Duration> {
+    /// Tells what ended, if there was something.
+    pub(super) fn end_lease(&mut self, ordinal: u32, piece: PieceNumber, effects: &mut Effects) -> Option<Lease> {
         let member = self.members.get_mut(ordinal)?;
         let place = member.leases.iter().position(|lease| lease.piece == piece)?;
         let mut lease = member.leases.swap_remove(place);
         take_promise_back(&mut self.pieces, (lease.piece, &mut lease.promising));
         effects.open(1);
-        Some(now.since(lease.granted))
+        Some(lease)
     }
 
     pub(super) fn end_all_leases(&mut self, ordinal: u32, effects: &mut Effects) {

@@ -12,6 +12,8 @@ use crate::domain::{Client, ClientVersion, Endpoint, Generation, Md5Digest, Vali
 
 const PIECES: u32 = 7;
 const CLIENTS: usize = 6;
+/// Less than a step of time may be.
+const SILENCE: Duration = Duration::from_secs(100);
 
 fn task() -> TaskId {
     TaskId::derive("http://origin/file", "", "")
@@ -162,6 +164,7 @@ enum Step {
         client: usize,
     },
     SetLimits(Limits),
+    Expire,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -190,6 +193,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_u64..150_000).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::NextGeneration),
         2 => limits().prop_map(Step::SetLimits),
+        1 => Just(Step::Expire),
     ]
 }
 
@@ -247,7 +251,7 @@ impl History {
             Step::Report { client, report } => {
                 let outcome = self.handle(Event::FromClient { client: client_id(client), report: report.clone() });
                 if let Report::PieceHeld(piece) | Report::PieceServable(piece) = report {
-                    let former = self.swarm.former.contains(&client_id(client));
+                    let former = self.swarm.former.contains_key(&client_id(client));
                     let out_of_range = self.swarm.status.length.is_some() && piece.0 >= PIECES;
                     assert!(!out_of_range || former || outcome == Err(Refusal::PieceOutOfRange));
                 }
@@ -293,13 +297,20 @@ impl History {
             }
             Step::NextGeneration => {
                 let mut effects = Effects::default();
-                self.swarm.next_generation(&mut effects);
+                self.swarm.next_generation(self.now, &mut effects);
                 self.store.apply(effects.changes);
             }
             Step::SetLimits(limits) => {
                 let mut effects = Effects::default();
                 self.swarm.set_limits(limits, &mut effects);
                 assert!(effects.changes.is_empty(), "limits are not stored");
+            }
+            Step::Expire => {
+                let mut effects = Effects::default();
+                for left in [Left::From(0), Left::Former] {
+                    self.swarm.expire(self.now, SILENCE, &|_| None, left, &mut effects);
+                }
+                self.store.apply(effects.changes);
             }
         }
         self.check();
@@ -337,6 +348,12 @@ impl History {
                 self.swarm.pieces[arriving.piece.index()].promised -= 1;
             }
         }
+        for ordinal in self.swarm.members.iter().map(|(ordinal, _)| ordinal).collect::<Vec<_>>() {
+            let seen = self.swarm.members.get(ordinal).map(|member| self.swarm.seen_at_start(self.now, member));
+            let member = self.swarm.members.get_mut(ordinal).expect("just listed");
+            member.seen = seen.expect("just looked at");
+        }
+        self.swarm.former.values_mut().for_each(|seen| *seen = self.now);
         self.swarm.busy.clear();
         self.swarm.pace = Pace::default();
     }

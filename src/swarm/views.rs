@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Member, Piece, Swarm};
-use crate::domain::{ClientState, Endpoint, PieceDigest, PieceNumber};
+use crate::domain::{ClientId, ClientState, Endpoint, PieceDigest, PieceNumber};
 
 /// A client that others may be sent to.
 #[derive(Clone, Debug)]
@@ -42,6 +42,11 @@ pub struct ClientView {
 }
 
 impl Swarm {
+    /// Every member.
+    pub fn client_ids(&self) -> impl Iterator<Item = &ClientId> {
+        self.members.ids()
+    }
+
     /// Every member's caller and state.
     pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, ClientState)> {
         self.members.iter().map(|(_, member)| (&member.intro.call_system, member.state))
@@ -74,6 +79,11 @@ impl Swarm {
     /// How many pieces have a known digest.
     pub const fn known_pieces(&self) -> u32 {
         self.known.len()
+    }
+
+    /// Bytes of all pieces on our disk.
+    pub const fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     /// How many pieces are on our disk.

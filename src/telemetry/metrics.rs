@@ -45,6 +45,17 @@ pub struct Metrics {
     pub cdn_download: IntCounter,
     pub cdn_download_failed: IntCounter,
     pub pieces_downloaded_bytes: IntCounter,
+    pub revalidations: IntCounterVec,
+    pub gc_peers: IntCounter,
+    pub gc_tasks: IntCounter,
+    pub gc_disks: IntCounter,
+    pub last_gc_disks: Gauge,
+    pub evictions: IntCounterVec,
+    pub repository_bytes: IntGauge,
+    pub repository_quota_bytes: IntGauge,
+    pub remembered: IntGaugeVec,
+    pub snapshots: IntCounter,
+    pub snapshots_failed: IntCounter,
     pub dfget_download_duration: HistogramVec,
     pub dfget_download_bytes: IntCounterVec,
     pub dfget_download: IntCounterVec,
@@ -59,10 +70,6 @@ impl Metrics {
         let metrics = Builder { registry: &registry };
         let info = metrics.gauge_vec("supernode_build_info", "The build that runs", &["version", "revision", "os", "arch"]);
         info.with_label_values(&[env!("CARGO_PKG_VERSION"), "", std::env::consts::OS, std::env::consts::ARCH]).set(1.0);
-        for name in ["gc_peers_total", "gc_tasks_total", "gc_disks_total"] {
-            metrics.counter(&format!("supernode_{name}"), "Removed by garbage collection");
-        }
-        metrics.plain_gauge("supernode_last_gc_disks_timestamp_seconds", "When garbage collection last removed files");
         let seconds = prometheus::exponential_buckets(0.0005, 2.0, 16).unwrap_or_default();
         let sizes = prometheus::exponential_buckets(128.0, 4.0, 10).unwrap_or_default();
         let minutes = prometheus::exponential_buckets(0.05, 2.0, 16).unwrap_or_default();
@@ -113,6 +120,31 @@ impl Metrics {
             cdn_download_failed: metrics.counter("supernode_cdn_download_failed_total", "Downloads from sources that failed"),
             pieces_downloaded_bytes: metrics
                 .counter("supernode_pieces_downloaded_size_bytes_total", "Bytes of pieces served by the supernode itself"),
+            revalidations: metrics.counter_vec(
+                "supernode_revalidations_total",
+                "Cached files of which the source was asked whether it changed, by what it said",
+                &["outcome"],
+            ),
+            gc_peers: metrics.counter("supernode_gc_peers_total", "Clients that left their tasks because they were silent"),
+            gc_tasks: metrics.counter("supernode_gc_tasks_total", "Tasks that went because nobody used them"),
+            gc_disks: metrics.counter("supernode_gc_disks_total", "Cached files that went to make room"),
+            last_gc_disks: metrics
+                .plain_gauge("supernode_last_gc_disks_timestamp_seconds", "When a cached file last went to make room"),
+            evictions: metrics.counter_vec(
+                "supernode_evictions_total",
+                "Cached files that went to make room, by what was short of it",
+                &["reason"],
+            ),
+            repository_bytes: metrics.gauge("supernode_repository_bytes", "Bytes of all cached pieces"),
+            repository_quota_bytes: metrics
+                .gauge("supernode_repository_quota_bytes", "Bytes that cached pieces may have together; 0 for no limit"),
+            remembered: metrics.int_gauge_vec(
+                "supernode_remembered",
+                "What is remembered for a while of clients and tasks that are not there",
+                &["what"],
+            ),
+            snapshots: metrics.counter("supernode_snapshots_total", "Snapshots that were taken"),
+            snapshots_failed: metrics.counter("supernode_snapshots_failed_total", "Snapshots that could not be taken"),
             dfget_download_duration: metrics.histogram_vec(
                 "dfget_download_duration_seconds",
                 "Duration of downloads, as clients report it",

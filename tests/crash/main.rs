@@ -16,6 +16,7 @@
 mod actor;
 mod corruption;
 mod cycle;
+mod disks;
 #[allow(dead_code, reason = "made for all tests that need faults")]
 mod fault;
 mod files;

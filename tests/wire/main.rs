@@ -4,6 +4,7 @@
 //! What is waited for is told by a handshake or seen in a dump, never slept for.
 
 mod bad_input;
+mod cache;
 mod clients;
 mod configuration;
 mod end_to_end;

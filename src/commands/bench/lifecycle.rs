@@ -68,7 +68,7 @@ pub async fn run(service: &Service, task: &Task, clients: u32, connections: u32)
     Ok(counts)
 }
 
-fn registration(cid: &str, port: u16, url: &str) -> String {
+pub fn registration(cid: &str, port: u16, url: &str) -> String {
     format!(
         r#"{{"superNodeIp":"127.0.0.1","rawUrl":"{url}","taskUrl":"{url}","cid":"{cid}","ip":"127.0.0.1","hostName":"host","port":{port},"path":"/peer/file/{cid}","version":"1.0.6"}}"#
     )

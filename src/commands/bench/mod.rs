@@ -3,8 +3,10 @@
 //! Starts a service of its own (this executable, with a home of its own in the temporary directory, everything durable)
 //! and a source, and drives full client lifecycles over loopback: one registration, one start, thirteen times a report
 //! of a piece (503, which asks for more) and of its being servable (`piece/suc`), the last of which is answered 600.
+//! With `--churn`, bursts of tasks and clients that expire at once ([`churn`]).
 //! Pieces are not transferred: this measures the tracker. The load runs on the same cores and takes its share of them.
 
+mod churn;
 mod connection;
 mod lifecycle;
 mod service;
@@ -48,7 +50,11 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 async fn measure(args: &BenchArgs) -> anyhow::Result<()> {
     let source = source::start().await?;
-    let service = Service::start().await.context("cannot start a service to measure")?;
+    if let Some(seconds) = args.churn {
+        let service = Service::start(&churn::SETTINGS).await.context("cannot start a service to measure")?;
+        return churn::run(&service, source, Duration::from_secs(seconds.into())).await;
+    }
+    let service = Service::start(&[]).await.context("cannot start a service to measure")?;
     let mut counts = Counts::default();
     let mut took = Duration::ZERO;
     let mut cpu = Duration::ZERO;

@@ -1,6 +1,6 @@
 //! The service that is measured: this executable, as a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub async fn start() -> anyhow::Result<Self> {
+    pub async fn start(flags: &[&str]) -> anyhow::Result<Self> {
         let home = std::env::temp_dir().join(format!("supernode-bench-{}", std::process::id()));
         let mut command = Command::new(std::env::current_exe()?);
         // What is configured for a service of this machine is not for this one.
@@ -40,6 +40,7 @@ impl Service {
                 "--home-dir",
             ])
             .arg(&home)
+            .args(flags)
             .env("SUPERNODE_LOG", "warn")
             .stdin(Stdio::null())
             .spawn()?;
@@ -75,6 +76,15 @@ impl Service {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("cannot read the resident memory")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kib * 1024)
+    }
+
+    /// Descriptors that are open now.
+    pub fn open_files(&self) -> anyhow::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.process.id()))?.count())
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.home
     }
 
     fn proc_file(&self, name: &str) -> anyhow::Result<String> {

@@ -1,4 +1,5 @@
-//! The source that the measured service fetches: 13 full pieces of zeros under any path.
+//! The source that the measured service fetches: 13 full pieces of zeros under any path but `/tiny…`, where it is a
+//! few bytes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use crate::domain::PieceSize;
 use crate::http::{Connections, serve_tcp};
 
 const PIECES: u64 = 13;
+const TINY: &[u8] = b"tiny";
 const CHUNK: &[u8] = &[0; 64 * 1024];
 
 /// Serves until the runtime ends.
@@ -19,13 +21,17 @@ pub async fn start() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let length = PIECES * u64::from(PieceSize::DEFAULT.content_bytes());
-    let routes = warp::any().map(move || {
+    let is_tiny = |path: warp::path::FullPath| async move {
+        if path.as_str().starts_with("/tiny") { Ok(TINY) } else { Err(warp::reject::not_found()) }
+    };
+    let tiny = warp::path::full().and_then(is_tiny);
+    let large = warp::any().map(move || {
         let chunk = CHUNK.len() as u64;
         let last = usize::try_from(length % chunk).unwrap_or_default();
         let sizes = (0..length / chunk).map(|_| CHUNK.len()).chain([last]);
         let chunks = sizes.map(|size| Ok::<_, Infallible>(Bytes::from_static(&CHUNK[..size])));
         warp::reply::with_header(warp::reply::stream(stream::iter(chunks)), "content-length", length)
     });
-    tokio::spawn(serve_tcp(listener, warp::service(routes), Connections::default()));
+    tokio::spawn(serve_tcp(listener, warp::service(tiny.or(large)), Connections::default()));
     Ok(address)
 }

@@ -24,6 +24,11 @@ pub struct SourcePattern;
 #[error("finished for an upgrade")]
 pub struct DrainedForUpgrade;
 
+/// The database could not be written for a while, and can be now.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the database can be written again: ending, to be started anew and recover what was acknowledged")]
+pub struct WritableAgain;
+
 /// Serves until it is told to stop (SIGTERM, SIGINT), or until it can promise nothing any more.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     // SAFETY: nothing has opened a descriptor yet.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use sd_notify::NotifyState;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Unready};
 
 /// A manager that does not listen is its own trouble: the service goes on.
 pub fn tell(states: &[NotifyState]) {
@@ -20,7 +20,8 @@ pub async fn keep_watchdog(cluster: &Cluster) -> Infallible {
     let mut ticks = tokio::time::interval(within / 2);
     loop {
         ticks.tick().await;
-        if cluster.prove_progress().await.is_ok() {
+        // A committer that has failed will not be at work again, and what the service still does should go on.
+        if cluster.prove_progress().await.is_ok() || cluster.readiness() == Err(Unready::Database) {
             tell(&[NotifyState::Watchdog]);
         }
     }

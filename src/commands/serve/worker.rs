@@ -22,8 +22,8 @@ use super::notify;
 use super::reload::{log_loaded, reload_on};
 use super::signals::{Ending, Signals};
 use super::sockets::{Sockets, reachable};
-use super::{DrainedForUpgrade, SourcePattern};
-use crate::cluster::Cluster;
+use super::{DrainedForUpgrade, SourcePattern, WritableAgain};
+use crate::cluster::{Cluster, Failed, StartError};
 use crate::commands::home_lock::HomeLock;
 use crate::config::{CdnPattern, Config, Home, LogConfig, Sources, units};
 use crate::http::{Api, Connections, Observed, Staged, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
@@ -39,6 +39,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Before a home that cannot be opened for what may pass is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(2);
+/// What to do about a home that the machine does not let us use.
+const REMEDY: &str =
+    ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
 
 /// Serves until it is told to stop, or until it can promise nothing any more.
 pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handover>) -> anyhow::Result<()> {
@@ -132,8 +135,10 @@ impl Service {
         };
         api.open(warp::service(api_routes(Api { cluster: cluster.clone(), download_port: addresses.download.port() })));
         download.open(warp::service(download_routes(cluster.clone())));
-        let control = bind_control(&self.home.control_socket())?;
-        listening.spawn(serve_unix(control, warp::service(control_routes(cluster.clone())), connections.clone()));
+        let control = bind_control(&self.home.control_socket());
+        if let Some(control) = self.or_without(control)? {
+            listening.spawn(serve_unix(control, warp::service(control_routes(cluster.clone())), connections.clone()));
+        }
         cluster.start();
         self.tell_ready(&addresses)?;
 
@@ -141,7 +146,7 @@ impl Service {
         let ended = tokio::select! {
             ending = ending => Ok(ending),
             Err(failed) = reload_on(hangup, self.sources.clone(), &cluster, &self.log) => Err(failed),
-            failed = cluster.failed() => Err(anyhow::Error::from(failed)),
+            failed = until_over(&cluster) => Err(failed),
             never = notify::keep_watchdog(&cluster) => match never {},
             Some(ended) = listening.join_next() => Err(anyhow::anyhow!("a listening socket is no longer served: {ended:?}")),
         };
@@ -158,30 +163,65 @@ impl Service {
     /// Opens the home. A service that served before does not give up for what may pass (a full disk, say): meanwhile it
     /// tells clients to wait, where its end would drive them to the source.
     async fn open(&self, config: Config) -> anyhow::Result<Arc<Cluster>> {
-        let persistent = self.handover.as_ref().is_some_and(|handover| handover.news.served);
         loop {
             let config = config.clone();
             match tokio::task::spawn_blocking(move || Cluster::open(config)).await? {
-                Err(error) if persistent && error.may_pass() => {
+                Err(error) if self.has_served() && error.may_pass() => {
                     let retry_after_s = OPEN_EVERY.as_secs();
                     tracing::error!(error = &error as &dyn std::error::Error, retry_after_s, "the home cannot be opened now");
                     RECOVERY.hinder();
                     tokio::time::sleep(OPEN_EVERY).await;
                 }
-                opened => return opened.with_context(|| format!("cannot start on the home {}", self.home.path().display())),
+                opened => {
+                    let may_pass = opened.as_ref().is_err_and(StartError::may_pass);
+                    let remedy = if may_pass { REMEDY } else { "" };
+                    return opened.with_context(|| format!("cannot start on the home {}{remedy}", self.home.path().display()));
+                }
             }
+        }
+    }
+
+    /// Whether clients were served before: then this is a restart.
+    fn has_served(&self) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.news.served)
+    }
+
+    /// What clients can do without, a service that served before does not end for: on a full disk nothing can be made.
+    fn or_without<T>(&self, made: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match made {
+            Err(error) if self.has_served() => {
+                tracing::error!("serving without: {error:#}");
+                Ok(None)
+            }
+            made => made.map(Some),
         }
     }
 
     fn tell_ready(&self, addresses: &Addresses) -> anyhow::Result<()> {
         let supervisor = self.handover.as_ref().map(Handover::supervisor);
-        addresses.write(&self.home.addresses(), supervisor).context("cannot write the addresses in use")?;
+        let written = addresses.write(&self.home.addresses(), supervisor).context("cannot write the addresses in use");
+        self.or_without(written)?;
         tracing::info!(api = %addresses.api, download = %addresses.download, home = %self.home.path().display(), "serving");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
         if let Some(handover) = &self.handover {
             handover.tell_ready();
         }
         Ok(())
+    }
+}
+
+/// Returns when the service can promise nothing any more and should be started anew. One whose database cannot be written
+/// serves what it has until that has passed: a start would not get any further, and would serve nothing.
+async fn until_over(cluster: &Cluster) -> anyhow::Error {
+    match cluster.failed().await {
+        Failed::Panic => return Failed::Panic.into(),
+        Failed::Database => {}
+    }
+    tracing::error!("degraded: pieces are still served, and clients are told to wait until the database can be written");
+    notify::tell(&[NotifyState::Status("degraded: the database cannot be written")]);
+    tokio::select! {
+        () = cluster.writable_again() => WritableAgain.into(),
+        () = cluster.panicked() => Failed::Panic.into(),
     }
 }
 

@@ -49,7 +49,11 @@ impl Store {
             std::fs::rename(&partial, path).map_err(failed("rename", &partial))?;
             // Sync the directory too: a rename alone may not survive power loss.
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync the directory", directory))?;
+            let synced = File::open(directory).and_then(|opened| opened.sync_all());
+            synced.map_err(failed("sync the directory", directory)).inspect_err(|_| {
+                // Nobody is told of it, so nobody should find it.
+                let _ = std::fs::remove_file(path);
+            })?;
             Ok(Taken { path: path.to_owned(), ..taken })
         });
         if taken.is_err() {

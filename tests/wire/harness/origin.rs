@@ -50,6 +50,8 @@ pub struct File {
     pub ignores_range: bool,
     /// Says nothing by which its content could be recognised.
     pub unvalidated: bool,
+    /// Sends the file to whoever has it already.
+    pub ignores_conditions: bool,
     pub rate_bytes_per_s: Option<u64>,
     pub delay: Duration,
     pub ending: Ending,
@@ -79,6 +81,7 @@ impl File {
             announced_length: None,
             ignores_range: false,
             unvalidated: false,
+            ignores_conditions: false,
             rate_bytes_per_s: None,
             delay: Duration::ZERO,
             ending: Ending::Whole,
@@ -124,6 +127,7 @@ pub struct Seen {
     pub method: Method,
     pub range: Option<String>,
     pub if_range: Option<String>,
+    pub if_none_match: Option<String>,
     pub authorization: Option<String>,
     pub cookie: Option<String>,
     /// The byte of the content at which the body began.
@@ -222,6 +226,7 @@ impl Files {
             method: request.method().clone(),
             range: text("range"),
             if_range: text("if-range"),
+            if_none_match: text("if-none-match"),
             authorization: text("authorization"),
             cookie: text("cookie"),
             start: 0,
@@ -298,6 +303,10 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
             response.headers_mut().insert("www-authenticate", challenge.parse().expect("a test's challenge is a header value"));
         }
         return response;
+    }
+    let has_it = header(request.headers(), "if-none-match").is_some_and(|etag| etag == file.etag());
+    if has_it && !file.ignores_conditions {
+        return bare(StatusCode::NOT_MODIFIED);
     }
     let total = file.content.len();
     let Ok(part) = file.part(request.headers()) else { return bare(StatusCode::RANGE_NOT_SATISFIABLE) };

@@ -64,6 +64,8 @@ async fn answers_are_as_they_are_described() {
         ("/peers", "/peers?pageSize=0".into()),
         ("/peers/{id}", format!("/peers/{cid}")),
         ("/peers/{id}", "/peers/nobody".into()),
+        ("/cache", "/cache".into()),
+        ("/cache", "/cache?pageNum=x".into()),
         ("/preheats", "/preheats".into()),
         ("/preheats/{id}", format!("/preheats/{preheat}")),
         ("/preheats/{id}", format!("/preheats/{}", "0".repeat(32))),

@@ -1,0 +1,69 @@
+//! Peers that may have no task any more: what is left of them goes, unless they come back in time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::domain::{Change, ClientId, Moment};
+
+/// Since when each peer may be without a task. A peer that joins one is no longer here by the time that is stored, so
+/// that its removal and its return are written in the order in which they were decided.
+#[derive(Debug, Default)]
+pub struct Alone {
+    since: Mutex<HashMap<ClientId, Moment>>,
+    /// Peers that were stored before this service started have been looked through.
+    listed: AtomicBool,
+}
+
+impl Alone {
+    /// Notes peers that left a task, or have none yet.
+    pub fn note(&self, peers: impl IntoIterator<Item = ClientId>, now: Moment) {
+        let mut alone = self.since.lock();
+        for peer in peers {
+            alone.entry(peer).or_insert(now);
+        }
+    }
+
+    /// A peer has a task. Called under that task's lock, between its joining and the submission that says so.
+    pub fn join(&self, peer: &ClientId) {
+        let mut alone = self.since.lock();
+        // Usually nobody is alone.
+        if !alone.is_empty() {
+            alone.remove(peer);
+        }
+    }
+
+    /// Peers that were noted no later than this.
+    pub fn since(&self, until: Moment) -> Vec<ClientId> {
+        self.since.lock().iter().filter(|(_, since)| **since <= until).map(|(peer, _)| peer.clone()).collect()
+    }
+
+    /// Lets go of peers without a word.
+    pub fn release<'a>(&self, peers: impl IntoIterator<Item = &'a ClientId>) {
+        let mut alone = self.since.lock();
+        for peer in peers {
+            alone.remove(peer);
+        }
+        let room_for = 2 * alone.len();
+        alone.shrink_to(room_for);
+    }
+
+    /// Lets go of those of these peers that are still here, with the changes that make them forgotten. `submit` is called
+    /// before anybody can come back.
+    pub fn forget<T>(&self, peers: &[ClientId], submit: impl FnOnce(Vec<Change>) -> T) -> T {
+        let mut alone = self.since.lock();
+        let here = peers.iter().filter(|peer| alone.remove(*peer).is_some());
+        let changes: Vec<Change> = here.map(|peer| Change::PeerForgotten(peer.clone())).collect();
+        submit(changes)
+    }
+
+    /// Whether those that are stored have yet to be looked through; they have been from now on.
+    pub fn begins_listing(&self) -> bool {
+        !self.listed.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn len(&self) -> usize {
+        self.since.lock().len()
+    }
+}

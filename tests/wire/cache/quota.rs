@@ -1,0 +1,131 @@
+//! What makes room, and what is refused where there is none.
+
+use super::{files, is_stored, pull, register};
+use crate::end_to_end::download;
+use crate::harness::eventually;
+use crate::harness::origin::{Ending, File, Origin};
+use crate::harness::pieces::random_content;
+use crate::harness::service::Service;
+
+const MIB: usize = 1024 * 1024;
+const SOURCE_FAIL: i64 = 604;
+
+fn stored_bytes(service: &Service) -> u64 {
+    files(service).iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_would_exceed_the_quota_makes_what_was_unused_longest_go() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {repositoryQuota: 10M}\n").await);
+    let mut tasks = Vec::new();
+    for number in 0..4 {
+        let content = random_content(3 * MIB);
+        let url = origin.put(&format!("file-{number}"), File::new(content.clone()));
+        let downloaded = download(&service, &url).await;
+        assert!(downloaded.content == content);
+        tasks.push(downloaded.task);
+        // Using the first one again makes the second the one that was unused longest.
+        if number == 2 {
+            let first = format!("http://{}/file-0", origin.address());
+            download(&service, &first).await;
+        }
+        assert!(stored_bytes(&service) <= 10 * MIB as u64, "the repository holds {} bytes", stored_bytes(&service));
+    }
+    let mut there = Vec::new();
+    for task in &tasks {
+        there.push(is_stored(&service, task).await);
+    }
+    assert_eq!(there, [true, false, true, true]);
+    let metrics = exchange_metrics(&service).await;
+    assert!(metrics.contains("dragonfly_supernode_evictions_total{reason=\"quota\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("dragonfly_supernode_gc_disks_total 1\n"), "{metrics}");
+}
+
+async fn exchange_metrics(service: &Service) -> String {
+    let response = crate::harness::exchange::call(service.api(), crate::harness::exchange::get("/metrics")).await;
+    String::from_utf8_lossy(&response.unwrap_or_else(|error| panic!("{error}")).body).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_fit_is_refused_with_604_and_what_is_in_use_stays() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {repositoryQuota: 10M}\n").await);
+    // Larger than all of it.
+    let url = origin.put("huge", File::new(random_content(11 * MIB)));
+    let refused = register(&service, &url).await.expect_err("it cannot fit");
+    assert_eq!(refused.code, SOURCE_FAIL, "{refused}");
+    assert!(refused.msg.contains("repositoryQuota"), "the message does not say why: {refused}");
+    assert_eq!(origin.record("huge").body_bytes() / (11 * MIB as u64), 0, "it was fetched all the same");
+
+    // A client is in the middle of one: nothing of it goes for another.
+    let using = origin.put("using", File { ending: Ending::StallsAfter(5 * MIB as u64), ..File::new(random_content(6 * MIB)) });
+    let (client, task) = register(&service, &using).await.expect("it fits");
+    eventually("a piece is in flight", async || (pull(&service, &task, client.cid()).await.code == 601).then_some(())).await;
+    let other = origin.put("other", File::new(random_content(6 * MIB)));
+    let refused = register(&service, &other).await.expect_err("there is no room");
+    assert_eq!(refused.code, SOURCE_FAIL, "{refused}");
+    assert_eq!(pull(&service, &task, client.cid()).await.code, 601, "what is in use went");
+    assert!(service.dump().await.of_kind("task").count() == 1, "what was refused left a task");
+
+    // What was refused for want of room is taken as soon as there is some.
+    service.reconfigure("base: {repositoryQuota: 20M}\n");
+    eventually("it is accepted", async || register(&service, &other).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_unknown_length_count_as_they_come() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {repositoryQuota: 10M}\n").await);
+    let small = origin.put("small", File::new(random_content(3 * MIB)));
+    let small = download(&service, &small).await.task;
+    let fits = random_content(9 * MIB);
+    let url = origin.put("fits", File { chunked: true, ..File::new(fits.clone()) });
+    assert!(download(&service, &url).await.content == fits);
+    assert!(!is_stored(&service, &small).await, "nothing made room");
+
+    let url = origin.put("does-not", File { chunked: true, ..File::new(random_content(13 * MIB)) });
+    let failed = async || {
+        // It may fail before it is answered or after.
+        let (client, task) = match register(&service, &url).await {
+            Err(refused) => return Some(refused),
+            Ok(registered) => registered,
+        };
+        let answer = pull(&service, &task, client.cid()).await;
+        (answer.code == SOURCE_FAIL).then_some(answer)
+    };
+    let failed = eventually("the download fails", failed).await;
+    assert!(failed.code == SOURCE_FAIL && failed.msg.contains("repositoryQuota"), "{failed}");
+    assert!(stored_bytes(&service) <= 14 * MIB as u64, "it went on: {} bytes", stored_bytes(&service));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_quota_and_a_full_disk_take_what_is_unused() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {gcDiskInterval: 1s}\n").await);
+    let mut urls = Vec::new();
+    for number in 0..4 {
+        let url = origin.put(&format!("file-{number}"), File::new(random_content(2 * MIB)));
+        download(&service, &url).await;
+        urls.push(url);
+    }
+    // 8 of 8 MiB are beyond 90 %, and 60 % are not reached before two are gone.
+    service.reconfigure(
+        "base: {gcDiskInterval: 1s, repositoryQuota: 8M, repositoryHighWatermark: 90, repositoryLowWatermark: 60}\n",
+    );
+    eventually("two have gone", async || (files(&service).len() == 2).then_some(())).await;
+    assert_eq!(service.dump().await.of_kind("task").count(), 2);
+    download(&service, &urls[3]).await;
+    assert_eq!(origin.record("file-3").0.len(), 1, "the one that was used last was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_nearly_full_keeps_nothing_that_is_unused() {
+    let everything = "gcInitialDelay: 0s, gcDiskInterval: 1s, youngGCThreshold: 1000000G, fullGCThreshold: 1000000G";
+    let configuration = format!("base: {{{everything}}}\n");
+    let (origin, service) = (Origin::start().await, Service::start_configured(&configuration).await);
+    let url = origin.put("file", File { ending: Ending::StallsAfter(5_000_000), ..File::new(random_content(6_000_000)) });
+    let (client, using) = register(&service, &url).await.expect("it is accepted");
+    eventually("a piece is in flight", async || (pull(&service, &using, client.cid()).await.code == 601).then_some(())).await;
+    let unused = origin.put("unused", File::new(random_content(1000)));
+    let unused = download(&service, &unused).await.task;
+    eventually("what is unused goes", async || (!is_stored(&service, &unused).await).then_some(())).await;
+    assert_eq!(pull(&service, &using, client.cid()).await.code, 601, "what is in use stays");
+    assert_eq!(files(&service).len(), 1);
+}
