@@ -26,7 +26,7 @@ Every setting can be given as a flag, as an environment variable (its name is in
 makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
 
 Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
-running service.
+running service, 75 (serve --no-supervise) the database can be written again after it could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
 default), \"debug\" or \"supernode::cdn=trace\".";
 
@@ -62,6 +62,10 @@ pub struct ServeArgs {
     /// The configuration file [default: /etc/dragonfly/supernode.yml, if it is there].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Serve in this process, for an init that starts it again and holds its sockets (`LISTEN_FDS` implies it). Otherwise this
+    /// process holds the sockets and runs the service in a worker, which it starts again whenever it dies.
+    #[arg(long)]
+    pub no_supervise: bool,
     #[command(flatten)]
     pub settings: SettingArgs,
 }

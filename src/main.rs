@@ -15,7 +15,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => commands::serve::run(args.into_sources()),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Config(args) => commands::config::run(&args.into_sources()),
         Command::Version => commands::version::run(),
         Command::Dump(args) => commands::dump::run(&args),
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("supernode: {error:#}");
+            if let Some(message) = commands::message(&error) {
+                eprintln!("supernode: {message}");
+            }
             commands::exit_code(&error)
         }
     }

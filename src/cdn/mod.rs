@@ -16,8 +16,8 @@ use md5::Digest;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Freshness, OriginError, Part, Source};
-use crate::pieces::{PieceFileError, Repository};
+use crate::origin::{Answer, Freshness, OriginError, Part, Source};
+use crate::pieces::{PieceFile, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
 pub use throttle::Throttle;
@@ -26,6 +26,9 @@ pub use throttle::Throttle;
 const ATTEMPTS_MAX: u32 = 5;
 /// Sources asked at once.
 const ASKS_MAX: usize = 256;
+/// Answered sources that are kept waiting for somebody to take their bodies, each with a connection. More are asked again
+/// when it is their turn.
+const WAITING_MAX: usize = 256;
 /// Attempts while a registration waits for the first answer, which is not for long.
 const FIRST_ATTEMPTS_MAX: u32 = 3;
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
@@ -111,6 +114,7 @@ impl FetchError {
                 | OriginError::Certificates(_)
                 | OriginError::RangeIgnored
                 | OriginError::Changed
+                | OriginError::TooLarge
                 | OriginError::AtEnd,
             )
             | Self::TooLong(_)
@@ -126,8 +130,11 @@ impl FetchError {
 pub struct Worker {
     source: Source,
     repository: Arc<Repository>,
-    /// Requests that wait for a source to answer, or for a place to take its body.
+    /// Requests that wait for a source to answer. Never held while waiting for anything else, so that sources that
+    /// nobody has time for do not keep others from being asked.
     asks: Semaphore,
+    /// Answers that wait for a place to take their bodies.
+    waiting: Semaphore,
     /// Bodies that are taken at once.
     bodies: Semaphore,
     /// How fast they are taken, all together.
@@ -135,10 +142,16 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Whom it asks.
+    pub const fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
     /// source must not keep others from being asked.
     pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, throttle: Throttle) -> Self {
-        Self { source, repository, asks: Semaphore::new(ASKS_MAX), bodies: Semaphore::new(bodies_max), throttle }
+        let (asks, waiting) = (Semaphore::new(ASKS_MAX), Semaphore::new(WAITING_MAX));
+        Self { source, repository, asks, waiting, bodies: Semaphore::new(bodies_max), throttle }
     }
 
     /// How fast bodies are taken.
@@ -190,69 +203,76 @@ impl Worker {
         self.source.revalidate(spec, validators, length).await
     }
 
-    /// Fetches one piece again whose bytes were lost. It must come out as it was.
+    /// Fetches pieces again whose bytes were lost. Each must come out as it was.
     pub async fn mend(
         &self,
         spec: &TaskSpec,
         generation: Generation,
         known: &Known,
-        piece: PieceNumber,
-        expected: PieceDigest,
+        mut lost: Vec<(PieceNumber, PieceDigest)>,
+        ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
         let mut attempts = 0;
-        loop {
-            let error = match self.mend_once(spec, generation, known, piece, expected).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+        while !lost.is_empty() {
+            let lost_before = lost.len();
+            let Err(error) = self.mend_some(spec, generation, known, &mut lost, ledger).await else {
+                attempts = 0;
+                continue;
             };
-            attempts += 1;
+            attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
             if !error.is_passing() || attempts == ATTEMPTS_MAX {
                 return Err(error);
             }
             tokio::time::sleep(backoff(attempts)).await;
         }
+        Ok(())
     }
 
-    async fn mend_once(
+    /// One request for the first lost pieces that lie together. A source that sends more than that, because it will not or
+    /// must not be asked for a part, is read once for all that were lost. Those that were mended are taken from the list.
+    async fn mend_some(
         &self,
         spec: &TaskSpec,
         generation: Generation,
         known: &Known,
-        piece: PieceNumber,
-        expected: PieceDigest,
+        lost: &mut Vec<(PieceNumber, PieceDigest)>,
+        ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
-        let first = known.piece_size.content_start(piece);
-        let end = first + u64::from(expected.content_len);
+        let neighbours = lost.windows(2).take_while(|pair| pair[1].0.0 == pair[0].0.0 + 1).count();
+        let Some(run) = lost.get(..=neighbours) else { return Ok(()) };
+        let first = known.piece_size.content_start(run[0].0);
+        let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
-        let part = if end == first { Part::ALL } else { Part { first, last: Some(end - 1) } };
+        let part = if run_end == first { Part::ALL } else { Part { first, last: Some(run_end - 1) } };
         let _taking = Self::place(&self.bodies).await?;
         let mut answer = self.source.ask(spec, part, &known.validators).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
             return Err(OriginError::Changed.into());
         }
-        // Where the source sends more than the piece, what comes before it is passed over and what comes after is not read.
-        let mut body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
-        let slot = loop {
+        let (repository, task, piece_size) = (self.repository.clone(), spec.id, known.piece_size);
+        let file = Arc::new(blocking(move || repository.create(&task, generation, piece_size)).await?);
+        // What comes before a lost piece is passed over, and what comes after the last is not read.
+        let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
+        let mut body = Body::new(&mut answer, &self.throttle, piece_size, known.length);
+        loop {
+            let start = body.received;
             let (slot, last) = body.next_slot().await?;
+            if let Some(place) = lost.iter().position(|(piece, _)| piece_size.content_start(*piece) == start) {
+                let (piece, digest) = lost[place];
+                if !write_as_it_was(&file, piece, slot, digest).await? {
+                    return Err(OriginError::Changed.into());
+                }
+                ledger.stored(piece, digest).await?;
+                lost.remove(place);
+            }
             if body.received >= end {
-                break slot;
+                return Ok(());
             }
             if last {
                 return Err(FetchError::Length { sent: body.received, announced: end });
             }
-        };
-        let (repository, task, piece_size) = (self.repository.clone(), spec.id, known.piece_size);
-        let mended = blocking(move || {
-            if slot.digest() != expected {
-                return Ok(false);
-            }
-            let file = repository.create(&task, generation, piece_size)?;
-            file.write(piece, &slot)?;
-            file.sync()?;
-            Ok::<_, PieceFileError>(true)
-        });
-        if mended.await? { Ok(()) } else { Err(OriginError::Changed.into()) }
+        }
     }
 
     /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is
@@ -263,19 +283,18 @@ impl Worker {
         let (repository, task, generation) = (self.repository.clone(), spec.id, download.generation);
         let mut hash = std::mem::take(&mut download.hash);
         let expected = stored.clone();
-        let (hash, sound) = blocking(move || {
-            let Ok(file) = repository.open_task(&task, generation, known.piece_size) else { return (hash, 0) };
+        let read = blocking(move || {
+            let Some(file) = repository.open_if_there(&task, generation, known.piece_size)? else { return Ok((hash, 0)) };
             let mut sound = 0;
             for (piece, digest) in (0..).map(PieceNumber).zip(&expected) {
-                match file.read_verified(piece, digest) {
-                    Ok(Some(slot)) => hash.update(slot.content()),
-                    Ok(None) | Err(_) => break,
-                }
+                let Some(slot) = file.read_verified(piece, digest)? else { break };
+                hash.update(slot.content());
                 sound += 1;
             }
-            (hash, sound)
-        })
-        .await;
+            Ok::<_, PieceFileError>((hash, sound))
+        });
+        // A file that cannot be read says nothing about what is in it: nothing is lost yet.
+        let (hash, sound) = read.await?;
         download.hash = hash;
         for piece in (0..).map(PieceNumber).take(stored.len()).skip(sound) {
             tracing::warn!(task = %spec.id, %piece, "stored piece is damaged or gone and will be fetched again");
@@ -286,22 +305,39 @@ impl Worker {
         Ok(())
     }
 
+    /// Asks for what is missing; `None` where the source has nothing after what is stored.
+    async fn ask(&self, spec: &TaskSpec, download: &Download) -> Result<Option<Answer>, FetchError> {
+        let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
+        let _asking = Self::place(&self.asks).await?;
+        match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// One request and its body.
     async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let asking = Self::place(&self.asks).await?;
-        let mut answer = match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
-            Ok(answer) => answer,
+        let Some(mut answer) = self.ask(spec, download).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
-            Err(OriginError::AtEnd) if !download.digests.is_empty() => {
-                check_md5(spec, &download.hash)?;
-                return Ok(download.fetched());
-            }
-            Err(error) => return Err(error.into()),
+            check_md5(spec, &download.hash)?;
+            return Ok(download.fetched());
         };
-        let known = download.learn(&answer, ledger).await?;
-        let _taking = Self::place(&self.bodies).await?;
-        drop(asking);
+        let mut known = download.learn(&answer, ledger).await?;
+        let _taking = match self.bodies.try_acquire() {
+            Ok(place) => place,
+            Err(_) => match self.waiting.try_acquire() {
+                Ok(_waiting) => Self::place(&self.bodies).await?,
+                Err(_) => {
+                    drop(answer);
+                    let place = Self::place(&self.bodies).await?;
+                    let Some(again) = self.ask(spec, download).await? else { return Err(OriginError::Changed.into()) };
+                    known = download.learn(&again, ledger).await?;
+                    answer = again;
+                    place
+                }
+            },
+        };
         let file = match &download.file {
             Some(file) => file.clone(),
             None => {
@@ -313,6 +349,30 @@ impl Worker {
         let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
         download.take_body(spec, body, &file, ledger).await
     }
+}
+
+/// The byte of the source after the last of these pieces.
+fn end_of(piece_size: PieceSize, pieces: &[(PieceNumber, PieceDigest)]) -> u64 {
+    pieces.last().map_or(0, |(piece, digest)| piece_size.content_start(*piece) + u64::from(digest.content_len))
+}
+
+/// Writes a piece again; `false` where it is not what it was.
+async fn write_as_it_was(
+    file: &Arc<PieceFile>,
+    piece: PieceNumber,
+    slot: Slot,
+    expected: PieceDigest,
+) -> Result<bool, PieceFileError> {
+    let file = file.clone();
+    let written = blocking(move || {
+        if slot.digest() != expected {
+            return Ok(false);
+        }
+        file.write(piece, &slot)?;
+        file.sync()?;
+        Ok(true)
+    });
+    written.await
 }
 
 fn backoff(attempts: u32) -> Duration {

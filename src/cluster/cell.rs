@@ -1,8 +1,9 @@
 //! One task as the running service has it: its swarm behind a lock, and who waits for it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -15,7 +16,7 @@ use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
 use crate::retention::{Cached, Use};
 use crate::store::{Room, Ticket};
-use crate::swarm::{Effects, Swarm};
+use crate::swarm::{Decision, Effects, Swarm};
 
 /// How often one opening is passed on by clients that have no use for it, before it is left to whoever asks next.
 const PASSES_MAX: u32 = 8;
@@ -34,6 +35,7 @@ pub enum Probe {
 /// A task. The lock is held for microseconds and never across an await.
 #[derive(Debug)]
 pub struct Cell {
+    /// What the task is. How its source is asked can change, and is below the lock.
     pub spec: Arc<TaskSpec>,
     pub probe: watch::Sender<Probe>,
     /// Wakes held requests, first come first.
@@ -55,6 +57,7 @@ pub enum Fetching {
     Underway {
         /// Failures in a row before this attempt.
         failures: u32,
+        asked: Asked,
     },
     /// It is no longer among the tasks: it was forgotten, or its source gave nothing before anybody was told of it.
     Removed,
@@ -67,6 +70,18 @@ pub struct LastFailure {
     /// In a row.
     pub failures: u32,
     pub refused: Refused,
+    asked: Asked,
+}
+
+/// How a source was asked, to be compared and not to be read: what it was asked with may be a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(u64);
+
+impl Asked {
+    fn with(spec: &TaskSpec) -> Self {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(KEYS.hash_one(spec))
+    }
 }
 
 /// What the lock guards.
@@ -74,12 +89,14 @@ pub struct LastFailure {
 pub struct Inner {
     task: TaskId,
     pub swarm: Swarm,
-    /// What is asked of the source: as in the cell, but with headers that were brought again after a restore.
+    /// What is asked of the source: as in the cell, with the headers of the registration that brought the latest.
     pub spec: Arc<TaskSpec>,
     pub rng: fastrand::Rng,
     pub fetching: Fetching,
-    /// What the task fetches is stored.
-    pub defined: bool,
+    /// What the task fetches is stored as it is here.
+    defined: bool,
+    /// There are rows of this task in the database.
+    pub stored: bool,
     /// Pieces on disk that are being looked at, or are about to be.
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
@@ -98,14 +115,15 @@ pub struct Inner {
 }
 
 impl Cell {
-    pub fn new(spec: Arc<TaskSpec>, swarm: Swarm, probe: Probe, defined: bool, now: Moment) -> Self {
+    pub fn new(spec: Arc<TaskSpec>, swarm: Swarm, probe: Probe, stored: bool, now: Moment) -> Self {
         let inner = Inner {
             task: spec.id,
             swarm,
             spec: spec.clone(),
             rng: fastrand::Rng::new(),
             fetching: Fetching::Idle { failed: None },
-            defined,
+            defined: stored,
+            stored,
             looking: HashSet::new(),
             put_off: HashMap::new(),
             held: HashMap::new(),
@@ -116,7 +134,8 @@ impl Cell {
             last_ticket: 0,
         };
         Self {
-            spec,
+            // Headers are dropped once they have done their service, so none are kept where nothing is ever changed.
+            spec: if spec.brings_headers() { Arc::new(spec.without_headers()) } else { spec },
             probe: watch::Sender::new(probe),
             openings: Notify::new(),
             ended: CancellationToken::new(),
@@ -193,6 +212,15 @@ impl Inner {
         ticket
     }
 
+    /// What the client should do now.
+    pub fn decide(&mut self, now: Moment, client: &ClientId, effects: &mut Effects) -> Decision {
+        let decision = self.swarm.decide(now, &mut self.rng, client);
+        if let Decision::Finished { .. } = decision {
+            self.swarm.finish_client(client, effects);
+        }
+        decision
+    }
+
     /// A client has said something: what it waits for on another connection may have changed with it.
     pub fn heard_from(&self, client: &ClientId) {
         if let Some(waiting) = self.held.get(client) {
@@ -200,20 +228,21 @@ impl Inner {
         }
     }
 
-    /// Notes that a download begins; `false` where none may.
-    pub fn begin_fetching(&mut self) -> bool {
-        let Fetching::Idle { failed } = &self.fetching else { return false };
-        self.fetching = Fetching::Underway { failures: failed.as_ref().map_or(0, |failed| failed.failures) };
-        true
+    /// Notes that a download begins, and tells what is asked of the source; `None` where none may.
+    pub fn begin_fetching(&mut self) -> Option<Arc<TaskSpec>> {
+        let Fetching::Idle { failed } = &self.fetching else { return None };
+        let failures = failed.as_ref().map_or(0, |failed| failed.failures);
+        self.fetching = Fetching::Underway { failures, asked: Asked::with(&self.spec) };
+        Some(self.spec.clone())
     }
 
     /// Notes that a download has failed, and that the task stays.
     pub fn note_failure(&mut self, at: Moment, refused: Refused) {
-        let failures = match &self.fetching {
-            Fetching::Underway { failures } => failures.saturating_add(1),
-            Fetching::Idle { .. } | Fetching::Removed => 1,
+        let (failures, asked) = match &self.fetching {
+            Fetching::Underway { failures, asked } => (failures.saturating_add(1), *asked),
+            Fetching::Idle { .. } | Fetching::Removed => (1, Asked::with(&self.spec)),
         };
-        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused }) };
+        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused, asked }) };
         self.put_off.clear();
     }
 
@@ -260,20 +289,52 @@ impl Inner {
         }
     }
 
-    /// Takes the headers from a registration that a snapshot had left out; the source may be asked again with them.
-    pub fn bring_headers(&mut self, registered: &TaskSpec) {
-        if !self.spec.headers_left_out {
+    /// Has the source asked as this registration says, where it brings what is wanting: headers that were left out, or
+    /// another way to ask after the source refused the last one, which is then tried at once.
+    pub fn take_headers_of(&mut self, registered: &TaskSpec) {
+        let brings = self.spec.headers_left_out && registered.brings_headers() && !self.swarm.is_whole();
+        let may_answer = self.may_answer(registered);
+        if !brings && !may_answer {
             return;
         }
-        self.spec = Arc::new(registered.clone());
-        self.defined = false;
-        if matches!(self.fetching, Fetching::Idle { .. }) {
+        if *self.spec != *registered {
+            self.spec = Arc::new(registered.clone());
+            self.defined = false;
+        }
+        if may_answer {
             self.fetching = Fetching::Idle { failed: None };
+        }
+    }
+
+    /// Whether the source refused whoever asked the last time, and this registration would ask otherwise.
+    fn may_answer(&self, registered: &TaskSpec) -> bool {
+        let Fetching::Idle { failed: Some(failed) } = &self.fetching else { return false };
+        let nothing_new = self.spec.headers_left_out && !registered.brings_headers();
+        failed.refused.is_of_credentials() && !nothing_new && failed.asked != Asked::with(registered)
+    }
+
+    /// Whether it is worth to ask once more for this registration, though the source was just found to refuse.
+    pub fn would_ask_again_for(&self, registered: &TaskSpec) -> bool {
+        match self.fetching {
+            Fetching::Idle { .. } => self.may_answer(registered),
+            // It was asked for another, and is gone with that one's headers.
+            Fetching::Removed => *self.spec != *registered,
+            Fetching::Underway { asked, .. } => asked != Asked::with(registered),
+        }
+    }
+
+    /// Forgets the headers for the source, which is asked no more unless a registration brings some again.
+    pub fn drop_headers(&mut self, effects: &mut Effects) {
+        if self.spec.brings_headers() {
+            self.spec = Arc::new(self.spec.without_headers());
+            self.defined = false;
+            effects.changes.extend(self.define());
         }
     }
 
     /// The change that makes the task's definition durable, unless it is.
     pub fn define(&mut self) -> Option<Change> {
+        self.stored = true;
         (!std::mem::replace(&mut self.defined, true)).then(|| Change::TaskDefined(self.spec.clone()))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::cell::Cell;
 use super::{CallError, Cluster, Told};
 use crate::domain::{ClientId, PieceDigest, PieceNumber, TaskId};
-use crate::pieces::PieceFile;
+use crate::pieces::{PieceFile, PieceFileError};
 use crate::swarm::Event;
 
 /// Who is said to have served a bad piece.
@@ -107,14 +107,22 @@ impl Cluster {
             let Some(Ok(_place)) = cluster.stopping.run_until_cancelled(cluster.looks.acquire()).await else { return };
             let (repository, task) = (cluster.repository.clone(), cell.spec.id);
             let looked_at: HashSet<PieceNumber> = checks.iter().map(|check| check.piece()).collect();
-            let looking = tokio::task::spawn_blocking(move || {
-                let file = repository.open_task(&task, generation, piece_size).ok();
-                checks.into_iter().filter_map(|check| damaged(check, file.as_ref())).collect::<Vec<PieceNumber>>()
+            let looking = cluster.blocking(move || {
+                let file = repository.open_if_there(&task, generation, piece_size)?;
+                look_at(file.as_ref(), checks)
             });
             // A service that stops does not wait for it: what is damaged is found again.
             let Some(looked) = cluster.stopping.run_until_cancelled(looking).await else { return };
-            let damaged = looked.unwrap_or_default();
+            let Ok(looked) = looked else { return };
             cell.lock().looking.retain(|piece| !looked_at.contains(piece));
+            let damaged = match looked {
+                Ok(damaged) => damaged,
+                // It says nothing of the pieces, which stay as they are recorded.
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    return tracing::error!(task = %cell.spec.id, error, "stored pieces cannot be looked at");
+                }
+            };
             for piece in damaged {
                 if cell.lock().swarm.status().generation != generation {
                     return;
@@ -131,12 +139,18 @@ impl Cluster {
     }
 }
 
-fn damaged(check: Check, file: Option<&PieceFile>) -> Option<PieceNumber> {
-    let (piece, sound) = match check {
-        Check::Content(piece, digest) => {
-            (piece, file.is_some_and(|file| matches!(file.read_verified(piece, &digest), Ok(Some(_)))))
+/// Those of the pieces that are damaged or gone.
+fn look_at(file: Option<&PieceFile>, checks: Vec<Check>) -> Result<Vec<PieceNumber>, PieceFileError> {
+    let mut damaged = Vec::new();
+    for check in checks {
+        let sound = match (file, check) {
+            (None, _) => false,
+            (Some(file), Check::Content(piece, digest)) => file.read_verified(piece, &digest)?.is_some(),
+            (Some(file), Check::Presence(piece, digest)) => file.reaches(piece, &digest)?,
+        };
+        if !sound {
+            damaged.push(check.piece());
         }
-        Check::Presence(piece, digest) => (piece, file.is_some_and(|file| file.reaches(piece, &digest).unwrap_or(false))),
-    };
-    (!sound).then_some(piece)
+    }
+    Ok(damaged)
 }

@@ -20,13 +20,11 @@ const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 impl Cluster {
     /// Begins to fetch what is missing of a task, unless that is under way.
     pub(super) fn ensure_fetching(self: &Arc<Self>, cell: &Arc<Cell>) {
-        if !cell.lock().begin_fetching() {
-            return;
-        }
+        let Some(spec) = cell.lock().begin_fetching() else { return };
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             METRICS.cdn_trigger.inc();
-            let fetching = cell.ended.run_until_cancelled(cluster.fetch(&cell));
+            let fetching = cell.ended.run_until_cancelled(cluster.fetch(&cell, &spec));
             let Some(Some(outcome)) = cluster.stopping.run_until_cancelled(fetching).await else { return };
             match outcome {
                 Ok(fetched) => cluster.finish(&cell, fetched).await,
@@ -41,13 +39,12 @@ impl Cluster {
         });
     }
 
-    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<Fetched, FetchError> {
-        let spec = cell.lock().spec.clone();
+    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Fetched, FetchError> {
         if spec.headers_left_out {
             return Err(OriginError::HeadersLeftOut.into());
         }
         if let Some(lost) = lost_pieces(cell) {
-            return self.mend(cell, &spec, lost).await;
+            return self.mend(cell, spec, lost).await;
         }
         let start = start_of(cell);
         // What is missing counts already, now that it is on its way again.
@@ -55,17 +52,14 @@ impl Cluster {
             drop(self.make_room(0).await?);
         }
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
-        self.worker.fetch(&spec, start, &CellLedger { cluster: self, cell }).await
+        self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
     async fn mend(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
-        for (piece, digest) in lost.missing {
-            self.worker.mend(spec, lost.generation, &lost.known, piece, digest).await?;
-            ledger.stored(piece, digest).await?;
-        }
+        self.worker.mend(spec, lost.generation, &lost.known, lost.missing, &ledger).await?;
         Ok(lost.whole)
     }
 
@@ -82,6 +76,9 @@ impl Cluster {
             let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
             // The swarm refuses nothing that its own worker tells.
             let _ = inner.swarm.handle(self.now(), event, &mut effects);
+            if inner.swarm.is_whole() {
+                inner.drop_headers(&mut effects);
+            }
             inner.submit(room, &mut effects)
         };
         cell.wake(effects.openings);
@@ -111,7 +108,7 @@ impl Cluster {
                     return;
                 }
                 // Nobody was told of this task: it leaves nothing but the memory of its refusal.
-                SourceState::Waiting if inner.swarm.members() == 0 && !inner.defined => {
+                SourceState::Waiting if inner.swarm.members() == 0 && !inner.stored => {
                     METRICS.cdn_trigger_failed.inc();
                     inner.fetching = Fetching::Removed;
                     tasks.remove(&cell.spec.id);
@@ -127,6 +124,8 @@ impl Cluster {
                     cell.probe.send_replace(Probe::Refused(refused));
                     // The swarm refuses nothing that its own worker tells.
                     let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error)), &mut effects);
+                    // Only a registration has it tried again, and brings its own.
+                    inner.drop_headers(&mut effects);
                     inner.submit(room, &mut effects)
                 }
             }
@@ -186,10 +185,18 @@ fn start_of(cell: &Cell) -> Start {
     Start { generation: status.generation, known, stored }
 }
 
-/// The whole chain of an error in one sentence, for clients and operators.
+/// The whole chain of an error in one sentence, for clients.
 pub fn reason(error: &FetchError) -> String {
+    match error {
+        FetchError::Disk(error) => error.without_path(),
+        error => chain(error),
+    }
+}
+
+/// The whole chain of an error in one sentence.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut reason = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
         // A transparent error repeats its cause.

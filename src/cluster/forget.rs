@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::cell::{Cell, Fetching, Inner, Probe};
 use super::{CallError, Cluster};
 use crate::domain::{Change, ClientId, Generation, Moment, TaskId};
@@ -183,10 +185,12 @@ impl Cluster {
         &self,
         work: impl Future<Output = Result<T, CallError>> + Send + 'static,
     ) -> Result<T, CallError> {
-        match self.background.spawn(work).await {
-            Ok(done) => done,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        let (sender, done) = oneshot::channel();
+        self.spawn(async move {
+            // Nobody may be there to be told.
+            let _ = sender.send(work.await);
+        });
+        done.await.unwrap_or(Err(CallError::Panicked))
     }
 
     async fn forget_client(&self, cell: &Cell, client: &ClientId) -> Result<(), CallError> {
@@ -201,5 +205,37 @@ impl Cluster {
         };
         cell.wake(effects.openings);
         Ok(ticket.durable().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Failed;
+    use crate::config::Config;
+
+    fn cluster(home: &std::path::Path) -> Arc<Cluster> {
+        Cluster::open(Config { home: home.to_owned(), ..Config::default() }).expect("opened")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_of_what_is_done_to_its_end_ends_the_service() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        assert_eq!(cluster.to_its_end(async { Ok(7) }).await.expect("done"), 7);
+        let asked: Result<(), CallError> = cluster.to_its_end(async { panic!("on purpose") }).await;
+        assert!(matches!(asked, Err(CallError::Panicked)));
+        let failed = tokio::time::timeout(std::time::Duration::from_secs(10), cluster.failed()).await;
+        assert_eq!(failed.expect("it is told"), Failed::Panic);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_of_disk_work_that_somebody_waits_for_ends_the_service() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let worked: Result<(), CallError> = cluster.blocking(|| panic!("on purpose")).await;
+        assert!(matches!(worked, Err(CallError::Panicked)));
+        let failed = tokio::time::timeout(std::time::Duration::from_secs(10), cluster.failed()).await;
+        assert_eq!(failed.expect("it is told"), Failed::Panic);
     }
 }

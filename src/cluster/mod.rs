@@ -15,6 +15,7 @@ mod forget;
 pub mod inventory;
 mod network;
 pub mod pieces_on_disk;
+pub mod preheat;
 mod pull;
 mod recovery;
 mod refusals;
@@ -39,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cdn::{Throttle, Worker};
 use crate::config::{Config, Home};
-use crate::domain::{ClientId, ClientVersion, Moment, SourceState, TaskId};
+use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::snapshot::SnapshotError;
@@ -60,6 +61,10 @@ pub use views::{Page, TaskFilter, TaskView, Window};
 /// How often overdue and expired leases are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// After the database could not be written, before that is tried; doubled each time up to the longest.
+const WRITABLE_FIRST: Duration = Duration::from_secs(1);
+const WRITABLE_EVERY_MAX: Duration = Duration::from_secs(15);
+
 /// Why the cluster cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -77,11 +82,26 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// Whether it is the machine's fault (a full disk, say), so that another try may succeed.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => !error.is_damage() && !matches!(error, StoreError::NewerSchema { .. }),
+            Self::Pieces(_) | Self::Snapshot(_) | Self::Home(_) | Self::Thread(_) => true,
+            Self::Source(_) => false,
+        }
+    }
+}
+
 /// Why a call of a client is refused. `http` maps each to a code.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error("there is no task {0}")]
     UnknownTask(TaskId),
+    #[error("there is no preheat {0}")]
+    UnknownPreheat(PreheatId),
+    #[error("there are {0} preheats, and no more at once: delete some that have ended")]
+    TooManyPreheats(usize),
     #[error("the task exists with another {0}")]
     Conflict(&'static str),
     #[error(transparent)]
@@ -95,6 +115,9 @@ pub enum CallError {
     Commit(#[from] CommitFailed),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What was to be done broke in its middle, which ends the service.
+    #[error("the service ends because of an error in it")]
+    Panicked,
 }
 
 /// Why a service cannot go on.
@@ -104,6 +127,15 @@ pub enum Failed {
     Database,
     #[error("a background task panicked (the log says where); start again to recover what was acknowledged")]
     Panic,
+}
+
+/// Why an open cluster should not be sent new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    #[error("draining")]
+    Draining,
+    #[error("the database can no longer be written")]
+    Database,
 }
 
 /// All tasks of this service.
@@ -121,6 +153,7 @@ pub struct Cluster {
     tasks: RwLock<HashMap<TaskId, Arc<Cell>>>,
     refusals: Mutex<refusals::Refusals>,
     forgotten: Mutex<HashMap<TaskId, forget::Forgotten>>,
+    preheats: preheat::Preheats,
     servers: Mutex<UploadServers>,
     /// When peers sent a heartbeat, which names no task.
     heard: Mutex<HashMap<ClientId, Moment>>,
@@ -173,6 +206,7 @@ impl Cluster {
             tasks: RwLock::default(),
             refusals: Mutex::default(),
             forgotten: Mutex::default(),
+            preheats: preheat::Preheats::default(),
             servers: Mutex::default(),
             heard: Mutex::default(),
             alone: alone::Alone::default(),
@@ -189,6 +223,7 @@ impl Cluster {
             repository,
         });
         cluster.recover()?;
+        cluster.load_preheats()?;
         Ok(cluster)
     }
 
@@ -205,6 +240,7 @@ impl Cluster {
             }
         }
         self.keep_snapshots();
+        self.keep_preheats();
         self.keep_clean();
         if self.rescued.load(Ordering::Acquire) {
             self.look_at_everything();
@@ -228,6 +264,20 @@ impl Cluster {
         *self.draining.borrow()
     }
 
+    /// Whether everything that clients may ask can be answered, and if not, why.
+    pub fn readiness(&self) -> Result<(), Unready> {
+        if self.committer.has_failed() {
+            return Err(Unready::Database);
+        }
+        if self.is_draining() { Err(Unready::Draining) } else { Ok(()) }
+    }
+
+    /// Returns once a write of its own is durable: the runtime and the committer are both at work.
+    pub async fn prove_progress(&self) -> Result<(), CommitFailed> {
+        // It goes the way of every change, with nothing to write.
+        self.committer.room().await?.submit(Vec::new(), u64::MAX).durable().await
+    }
+
     /// Stops what runs in the background and writes what was submitted.
     pub async fn stop(&self) {
         self.stopping.cancel();
@@ -238,11 +288,36 @@ impl Cluster {
 
     /// Returns when nothing can be promised any more, and says why.
     pub async fn failed(&self) -> Failed {
-        let mut panicked = self.panicked.subscribe();
         tokio::select! {
             () = self.committer.failed() => Failed::Database,
-            _ = panicked.wait_for(|panicked| *panicked) => Failed::Panic,
+            () = self.panicked() => Failed::Panic,
         }
+    }
+
+    /// Returns once the database could be written again, after it could not. That takes another process: this one must not
+    /// write to what it has open, but goes on serving what it has.
+    pub async fn writable_again(&self) {
+        let mut wait = WRITABLE_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            let store = self.store.clone();
+            match self.blocking(move || store.try_write()).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    wait = (wait * 2).min(WRITABLE_EVERY_MAX);
+                    let retry_after_s = wait.as_secs();
+                    tracing::warn!(error = &error as &dyn std::error::Error, retry_after_s, "database still cannot be written");
+                }
+                // The service ends.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Returns when a background task has panicked.
+    pub async fn panicked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.panicked.subscribe().wait_for(|panicked| *panicked).await;
     }
 
     /// Runs something in the background. A panic there leaves things half done: it ends the service.
@@ -253,6 +328,14 @@ impl Cluster {
                 panicked.send_replace(true);
             }
         });
+    }
+
+    /// Runs disk work on the threads that may block. A panic there ends the service, whoever asked for the work.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, CallError> {
+        tokio::task::spawn_blocking(work).await.map_err(|_| {
+            self.panicked.send_replace(true);
+            CallError::Panicked
+        })
     }
 
     pub fn config(&self) -> Arc<Config> {

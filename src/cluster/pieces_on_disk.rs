@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::StartError;
 use crate::domain::{Change, PieceDigest, PieceNumber, TaskId};
-use crate::pieces::{PieceFile, Repository};
+use crate::pieces::{PieceFile, PieceFileError, Repository};
 use crate::store::{Store, StoredPieces};
 
 /// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
@@ -19,6 +19,8 @@ pub enum Found {
     Missing,
     /// Other bytes than were written.
     Damaged,
+    /// The machine cannot read it: it may be as it was.
+    Unreadable,
 }
 
 /// What a comparison found.
@@ -38,12 +40,12 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
     for id in store.task_ids()? {
         let Some(StoredPieces { status, pieces }) = store.stored_pieces(&id)? else { continue };
         named.insert(repository.path(&id, status.generation));
-        let file = repository.open_task(&id, status.generation, status.piece_size).ok();
+        let file = repository.open_if_there(&id, status.generation, status.piece_size);
         for (piece, digest) in pieces {
             let bytes = u64::from(digest.slot_len());
             comparison.pieces += 1;
             comparison.bytes += bytes;
-            match find(file.as_ref(), piece, &digest) {
+            match find(&file, piece, &digest) {
                 Found::Sound => {}
                 found => comparison.lost.push((id, piece, digest, found)),
             }
@@ -64,25 +66,27 @@ pub fn recorded_bytes(store: &Store) -> Result<u64, StartError> {
     Ok(bytes)
 }
 
-fn find(file: Option<&PieceFile>, piece: PieceNumber, digest: &PieceDigest) -> Found {
-    let Some(file) = file else { return Found::Missing };
-    match file.reaches(piece, digest) {
-        Ok(true) => {}
-        Ok(false) | Err(_) => return Found::Missing,
-    }
-    match file.read_verified(piece, digest) {
-        Ok(Some(_)) => Found::Sound,
-        Ok(None) | Err(_) => Found::Damaged,
+fn find(file: &Result<Option<PieceFile>, PieceFileError>, piece: PieceNumber, digest: &PieceDigest) -> Found {
+    let look = |file: &PieceFile| -> Result<Found, PieceFileError> {
+        if !file.reaches(piece, digest)? {
+            return Ok(Found::Missing);
+        }
+        Ok(if file.read_verified(piece, digest)?.is_some() { Found::Sound } else { Found::Damaged })
+    };
+    match file {
+        Ok(Some(file)) => look(file).unwrap_or(Found::Unreadable),
+        Ok(None) => Found::Missing,
+        Err(_) => Found::Unreadable,
     }
 }
 
-/// Has lost pieces fetched again: their records say so from now on.
-pub fn mark_lost(store: &Store, comparison: &Comparison) -> Result<(), StartError> {
-    let lost = comparison.lost.iter();
+/// Has lost pieces fetched again: their records say so from now on. Tells how many those are.
+pub fn mark_lost(store: &Store, comparison: &Comparison) -> Result<usize, StartError> {
+    let lost = comparison.lost.iter().filter(|(_, _, _, found)| matches!(found, Found::Missing | Found::Damaged));
     let changes: Vec<Change> =
         lost.map(|(task, piece, digest, _)| Change::PieceLost { task: *task, piece: *piece, digest: *digest }).collect();
     for some in changes.chunks(CHANGES_AT_ONCE) {
         store.write(some)?;
     }
-    Ok(())
+    Ok(changes.len())
 }

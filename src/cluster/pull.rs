@@ -78,9 +78,8 @@ impl Cluster {
             let now = self.now();
             inner.touch(now);
             inner.swarm.handle(now, Event::FromClient { client: client.clone(), report }, &mut effects)?;
-            let inner = &mut *inner;
             let deciding = Instant::now();
-            let decision = inner.swarm.decide(now, &mut inner.rng, &client);
+            let decision = inner.decide(now, &client, &mut effects);
             METRICS.schedule_duration.observe(deciding.elapsed().as_secs_f64() * 1000.0);
             (decision, inner.submit(room, &mut effects))
         };
@@ -131,9 +130,9 @@ impl Cluster {
         let room = self.committer.room().await?;
         let (decision, ticket) = {
             let mut inner = cell.live()?;
-            let inner = &mut *inner;
-            let decision = inner.swarm.decide(self.now(), &mut inner.rng, client);
-            (decision, inner.submit(room, &mut Effects::default()))
+            let mut effects = Effects::default();
+            let decision = inner.decide(self.now(), client, &mut effects);
+            (decision, inner.submit(room, &mut effects))
         };
         ticket.durable().await?;
         Ok(decision)

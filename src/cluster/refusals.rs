@@ -23,6 +23,9 @@ pub enum Refused {
     /// The source wants credentials, or others.
     #[error("{0}")]
     NeedsAuth(String),
+    /// The source does not give it to whoever asked (403): it may be missing, or for others.
+    #[error("{0}")]
+    Denied(String),
     /// We cannot fetch it: disk or policy.
     #[error("{0}")]
     Ours(String),
@@ -37,11 +40,20 @@ impl Refused {
                 OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
                 | OriginError::HeadersLeftOut,
             ) => (Self::NeedsAuth(reason), false),
+            FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), false),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), true)
             }
             FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Self::Unreachable(reason), false),
             FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), false),
+        }
+    }
+
+    /// Whether the source may give to others what it refused to whoever asked.
+    pub const fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::NeedsAuth(_) | Self::Denied(_) => true,
+            Self::Unreachable(_) | Self::Ours(_) => false,
         }
     }
 }
@@ -71,7 +83,7 @@ impl Refusals {
     /// Remembers a refusal: one of a missing file for the longest time, any other for one that grows. Whoever comes with
     /// other credentials registers another set of headers, so a want of credentials is not held against the task.
     pub fn remember(&mut self, task: TaskId, refused: Refused, missing: bool, now: Moment, longest: Duration) {
-        if matches!(refused, Refused::NeedsAuth(_)) || (self.0.len() >= REFUSALS_MAX && !self.0.contains_key(&task)) {
+        if refused.is_of_credentials() || (self.0.len() >= REFUSALS_MAX && !self.0.contains_key(&task)) {
             return;
         }
         let failures = self.0.get(&task).map_or(1, |remembered| remembered.failures.saturating_add(1));

@@ -57,6 +57,12 @@ impl Cluster {
             let mut probe = cell.probe.subscribe();
             let answer = tokio::time::timeout_at(deadline, probe.wait_for(|probe| !matches!(probe, Probe::Pending))).await;
             match answer.map(|probe| probe.map(|probe| probe.clone())) {
+                // Others asked for it, and this one may be let in.
+                Ok(Ok(Probe::Refused(refused)))
+                    if refused.is_of_credentials() && cell.lock().would_ask_again_for(&registration.spec) =>
+                {
+                    continue;
+                }
                 Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
                 // The length stays unknown to a client that does not ask again, and to one that has often enough.
                 Err(_) if put_off(&cell, &registration) => return Err(CallError::AskAgain),
@@ -106,14 +112,14 @@ impl Cluster {
     }
 
     /// The task that this registration is for, its source being asked or answered.
-    async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
+    pub(super) async fn cell_for(self: &Arc<Self>, spec: &TaskSpec) -> Result<Arc<Cell>, CallError> {
         for _ in 0..RACES_MAX {
             if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
                 return Err(refused.into());
             }
             let cell = self.known_or_new(spec)?;
             check_same(spec, &cell.spec)?;
-            cell.lock().bring_headers(spec);
+            cell.lock().take_headers_of(spec);
             if self.revive(&cell).await? {
                 return Ok(cell);
             }
@@ -199,7 +205,7 @@ impl Cluster {
 
     pub(super) async fn remove_file(&self, task: &TaskId, generation: Generation) {
         let (repository, id) = (self.repository.clone(), *task);
-        let removed = tokio::task::spawn_blocking(move || repository.remove(&id, generation)).await;
+        let removed = self.blocking(move || repository.remove(&id, generation)).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%task, error = &error as &dyn std::error::Error, "file of an earlier generation stays behind");
         }

@@ -32,8 +32,10 @@ impl Cluster {
         } else {
             guarded(&home, || Self::open_as_it_is(config.clone(), false))
         };
+        snapshots::remove_partial(&home);
         match opened {
             Err(StartError::Store(error)) if error.is_damage() => {
+                store::look_for_hindrance(&home.database())?;
                 let keep = matches!(replace(&home, &error)?, Remedy::Keep);
                 let cluster = guarded(&home, || Self::open_as_it_is(config, keep))?;
                 cluster.rescued.store(true, Ordering::Release);

@@ -11,6 +11,7 @@ use super::Cluster;
 use crate::config::Home;
 use crate::store::snapshot::{self, Contents, SnapshotError, Taken};
 use crate::store::{SCHEMA_VERSION, Store};
+use crate::telemetry::metrics::METRICS;
 
 /// What the name of every snapshot of a home ends with.
 const ENDING: &str = ".snap";
@@ -120,8 +121,9 @@ pub fn take_of_stopped(store: &Store, path: &Path, progress: &mut dyn FnMut(u64)
 impl Cluster {
     /// Takes a snapshot while everything goes on. Blocks.
     pub fn snapshot(&self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Taken, SnapshotError> {
-        make_directory(path)?;
-        let taken = self.store.snapshot(Some(&self.committer), path, progress)?;
+        let taken = make_directory(path).and_then(|()| self.store.snapshot(Some(&self.committer), path, progress));
+        let taken = taken.inspect_err(|_| METRICS.snapshots_failed.inc())?;
+        METRICS.snapshots.inc();
         tracing::info!(
             path = %taken.path.display(),
             rows = taken.rows,
@@ -142,7 +144,6 @@ impl Cluster {
         let cluster = self.clone();
         self.spawn(async move {
             let home = Home::new(cluster.config().home.clone());
-            remove_partial(&home);
             let mut wait = first_wait(&home, interval);
             while cluster.stopping.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
                 let taking = cluster.clone();
@@ -176,8 +177,8 @@ fn first_wait(home: &Home, interval: Duration) -> Duration {
     age.map_or(FIRST_AFTER.min(interval), |age| interval.saturating_sub(age))
 }
 
-/// What snapshots were called that a kill cut short.
-fn remove_partial(home: &Home) {
+/// Removes what snapshots were called that a kill cut short. Only while nobody can ask for one.
+pub fn remove_partial(home: &Home) {
     let Ok(entries) = std::fs::read_dir(home.snapshots()) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "partial")) {
         let _ = std::fs::remove_file(path);
@@ -199,7 +200,12 @@ fn make_directory(path: &Path) -> Result<(), SnapshotError> {
     use std::os::unix::fs::DirBuilderExt;
     let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| SnapshotError::File { operation: "make the directory", path: directory.to_owned(), source })
+    // A snapshot that was told of survives a loss of power, and so does the name of its directory.
+    made.and_then(|()| crate::store::swap::sync_parent(directory)).map_err(|source| SnapshotError::File {
+        operation: "make the directory",
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

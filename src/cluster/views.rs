@@ -124,7 +124,7 @@ impl Cluster {
 fn view(cell: &Cell) -> TaskView {
     let inner = cell.lock();
     TaskView {
-        spec: cell.spec.clone(),
+        spec: inner.spec.clone(),
         status: inner.swarm.status().clone(),
         pieces_stored: inner.swarm.pieces_stored(),
         clients: inner.swarm.members(),

@@ -117,6 +117,9 @@ fn check_pieces(home: &Home, store: &Store, findings: &mut Findings) {
         .iter()
         .map(|(task, piece, _, found)| match found {
             Found::Damaged => format!("piece {piece} of the task {task} has other bytes than were written"),
+            Found::Unreadable => {
+                format!("piece {piece} of the task {task} cannot be read: look at the disk and the file's permissions")
+            }
             Found::Missing | Found::Sound => format!("piece {piece} of the task {task} is not on disk"),
         })
         .collect();

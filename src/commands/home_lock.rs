@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError, set_permissions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::Mode;
@@ -10,12 +11,31 @@ use rustix::fs::Mode;
 use crate::config::Home;
 use crate::store::swap;
 
+/// A killed process holds its home until the kernel has taken it apart, which takes a moment.
+const HOLDER_DIES_WITHIN: Duration = Duration::from_secs(1);
+const TRY_EVERY: Duration = Duration::from_millis(5);
+
 /// Another process has the home.
 #[derive(Debug, thiserror::Error)]
 #[error("the home {home} is in use by the supernode with process id {pid}: stop that one, or choose another with --home-dir")]
 pub struct HomeInUse {
     home: String,
     pid: String,
+}
+
+impl HomeInUse {
+    fn by(home: &Home, lock: &mut File) -> Self {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid);
+        let pid = if pid.trim().is_empty() { "(unknown)".to_owned() } else { pid.trim().to_owned() };
+        Self { home: home.path().display().to_string(), pid }
+    }
+}
+
+/// Who has the home, if anybody has; changes nothing.
+pub fn holder_of(home: &Home) -> Option<HomeInUse> {
+    let mut file = File::open(home.lock()).ok()?;
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)).then(|| HomeInUse::by(home, &mut file))
 }
 
 /// Holds a home for as long as it lives; the kernel lets go of it when the process dies, however it dies.
@@ -31,20 +51,24 @@ impl HomeLock {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
+        let is_new = !home.path().exists();
         private.create(home.path()).with_context(|| format!("cannot make the directory {}", home.path().display()))?;
+        if is_new {
+            // What is synced in a home whose own name is lost with the power is lost with it.
+            swap::sync_parent(home.path()).context("cannot sync the directory that the home is in")?;
+        }
         let path = home.lock();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                let pid = if pid.trim().is_empty() { "(unknown)".to_owned() } else { pid.trim().to_owned() };
-                return Err(HomeInUse { home: home.path().display().to_string(), pid }.into());
+        let deadline = Instant::now() + HOLDER_DIES_WITHIN;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(TRY_EVERY),
+                Err(TryLockError::WouldBlock) => return Err(HomeInUse::by(home, &mut file).into()),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
             }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
         if swap::finish(&home.database()).context("cannot finish what an interrupted restore left")? {
             tracing::warn!("finished a restore that was interrupted");

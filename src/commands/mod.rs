@@ -9,27 +9,31 @@ pub mod gc;
 mod home_lock;
 pub mod migrate;
 mod progress;
-mod reload;
 pub mod restore;
 pub mod serve;
 pub mod snapshot;
-mod sockets;
 pub mod version;
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use home_lock::HomeInUse;
-use serve::SourcePattern;
+use serve::supervisor::WorkerEnded;
+use serve::{DrainedForUpgrade, SourcePattern, WritableAgain};
 
 use crate::cli::HomeArgs;
 use crate::config::{ConfigError, Home, Sources};
 use crate::store::swap;
+use crate::telemetry::WrongLogFilter;
 
 const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
 const WRONG_CONFIGURATION: u8 = 2;
 const HOME_IN_USE: u8 = 3;
+/// Whoever supervises the service should start it again at once (`EX_TEMPFAIL`).
+const START_AGAIN: u8 = 75;
+/// What a worker tells its supervisor, and nobody else.
+const DRAINED_FOR_UPGRADE: u8 = 80;
 
 /// The home that is named, or that the service's configuration names.
 fn home_of(args: &HomeArgs) -> anyhow::Result<Home> {
@@ -48,12 +52,25 @@ fn require_home(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What to tell the user of an error; nothing where a worker told it already.
+pub fn message(error: &anyhow::Error) -> Option<String> {
+    let told = matches!(error.downcast_ref(), Some(WorkerEnded::Code(_))) || error.is::<DrainedForUpgrade>();
+    (!told).then(|| format!("{error:#}"))
+}
+
 /// The exit code that goes with an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if let Some(ended) = error.downcast_ref::<WorkerEnded>() {
+        return ended.exit_code();
+    }
     ExitCode::from(if error.is::<HomeInUse>() {
         HOME_IN_USE
-    } else if error.is::<ConfigError>() || error.is::<SourcePattern>() {
+    } else if error.is::<ConfigError>() || error.is::<SourcePattern>() || error.is::<WrongLogFilter>() {
         WRONG_CONFIGURATION
+    } else if error.is::<WritableAgain>() {
+        START_AGAIN
+    } else if error.is::<DrainedForUpgrade>() {
+        DRAINED_FOR_UPGRADE
     } else {
         FAILED
     })

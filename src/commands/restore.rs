@@ -49,9 +49,12 @@ fn reconcile(home: &Home, database: &std::path::Path) -> anyhow::Result<()> {
     let progress = Progress::bytes(pieces_on_disk::recorded_bytes(&store)?);
     let comparison = pieces_on_disk::compare(&store, &repository, &mut |bytes| progress.advance(bytes))?;
     progress.finish();
-    pieces_on_disk::mark_lost(&store, &comparison)?;
-    let (pieces, lost) = (comparison.pieces, comparison.lost.len());
+    let lost = pieces_on_disk::mark_lost(&store, &comparison)?;
+    let (pieces, unreadable) = (comparison.pieces, comparison.lost.len() - lost);
     println!("{pieces} pieces are recorded as stored; {lost} of them are missing or damaged and will be fetched again");
+    if unreadable > 0 {
+        println!("{unreadable} of them cannot be read and stay recorded: look at the disk and at the files' permissions");
+    }
     for path in &comparison.orphans {
         println!("{} belongs to no task; remove it if nobody needs it", path.display());
     }

@@ -33,9 +33,15 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     let Line::Taken { path, rows, bytes, took_ms, longest_pause_us } = taken else {
         bail!("the running service ended its answer too early: its log may say why");
     };
-    let (took, pause) = (Duration::from_millis(took_ms), Duration::from_micros(longest_pause_us));
-    println!("{path}: {rows} rows, {bytes} bytes, took {took:?}, longest pause of answers {pause:?}");
+    let took = at_least(Duration::from_millis(took_ms), Duration::from_millis(1));
+    let pause = at_least(Duration::from_micros(longest_pause_us), Duration::from_micros(1));
+    println!("{path}: {rows} rows, {bytes} bytes, took {took}, longest pause of answers {pause}");
     Ok(())
+}
+
+/// A time, or that it was shorter than what it is told in.
+fn at_least(time: Duration, unit: Duration) -> String {
+    if time < unit { format!("less than {unit:?}") } else { format!("{time:?}") }
 }
 
 fn take_of_running(home: &Home, output: &Path, progress: &Progress) -> anyhow::Result<Line> {

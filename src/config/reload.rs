@@ -1,6 +1,6 @@
 //! What a configuration that was read again changes of the one that runs.
 
-use super::{Config, SETTINGS};
+use super::{Config, Loaded, Origin, SETTINGS};
 
 /// A setting that was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,6 +8,8 @@ pub struct Difference {
     pub key: &'static str,
     pub old: String,
     pub new: String,
+    /// Nothing says it any more: the new value is the default.
+    pub unsaid: bool,
 }
 
 /// The outcome of reading the configuration again.
@@ -21,11 +23,12 @@ pub struct Reloaded {
 }
 
 /// Takes over what can change at run time.
-pub fn reload(running: &Config, read: &Config) -> Reloaded {
+pub fn reload(running: &Config, loaded: &Loaded) -> Reloaded {
+    let read = &loaded.config;
     let mut reloaded = Reloaded { config: running.clone(), applied: Vec::new(), waiting: Vec::new() };
-    for setting in SETTINGS {
+    for (setting, origin) in SETTINGS.iter().zip(&loaded.origins) {
         let show = |config| setting.field.show(config).unwrap_or_else(|| "none".to_owned());
-        let difference = Difference { key: setting.key, old: show(running), new: show(read) };
+        let difference = Difference { key: setting.key, old: show(running), new: show(read), unsaid: *origin == Origin::Default };
         if difference.old == difference.new {
             continue;
         }

@@ -325,13 +325,21 @@ fn the_effective_configuration_tells_who_decided() {
 fn a_reload_takes_what_can_change_and_tells_what_cannot() {
     let running = Config::default();
     let read = Config { hold: Duration::ZERO, port: 1, advertise_ip: Some([10, 0, 0, 1].into()), ..Config::default() };
-    let Reloaded { config, applied, waiting } = reload(&running, &read);
+    let said = |config: &Config| Loaded {
+        config: config.clone(),
+        origins: SETTINGS.iter().map(|_| crate::config::Origin::Flag("x")).collect(),
+        warnings: Vec::new(),
+    };
+    let Reloaded { config, applied, waiting } = reload(&running, &said(&read));
     assert_eq!(config, Config { port: 8002, ..read });
     let keys = |differences: &[Difference]| differences.iter().map(|difference| difference.key).collect::<Vec<_>>();
     assert_eq!(keys(&applied), ["advertiseIP", "hold"]);
-    let port = Difference { key: "listenPort", old: "8002".to_owned(), new: "1".to_owned() };
+    let port = Difference { key: "listenPort", old: "8002".to_owned(), new: "1".to_owned(), unsaid: false };
     assert_eq!(waiting, [port]);
-    assert_eq!(reload(&config, &config.clone()).applied, []);
+    assert_eq!(reload(&config, &said(&config)).applied, []);
+    let nothing = Loaded { origins: SETTINGS.iter().map(|_| crate::config::Origin::Default).collect(), ..said(&running) };
+    let unsaid = reload(&config, &nothing).applied;
+    assert!(unsaid.len() == 2 && unsaid.iter().all(|difference| difference.unsaid), "{unsaid:?}");
 }
 
 #[test]

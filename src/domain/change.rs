@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Client, ClientId, Peer, PieceDigest, PieceNumber, TaskId, TaskSpec, TaskStatus};
+use super::{Client, ClientId, Peer, PieceDigest, PieceNumber, Preheat, PreheatChild, PreheatId, TaskId, TaskSpec, TaskStatus};
 
 /// A fact that must outlive the process before anybody is told of it.
 ///
@@ -53,4 +53,11 @@ pub enum Change {
         task: TaskId,
     },
     PeerForgotten(ClientId),
+    PreheatChanged(Arc<Preheat>),
+    /// What a preheat found to fetch, in this order.
+    PreheatResolved {
+        preheat: PreheatId,
+        children: Arc<[PreheatChild]>,
+    },
+    PreheatForgotten(PreheatId),
 }

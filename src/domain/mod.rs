@@ -13,6 +13,7 @@ pub mod moment;
 pub mod piece;
 pub mod piece_set;
 pub mod policy;
+pub mod preheat;
 pub mod task;
 
 pub use change::Change;
@@ -22,4 +23,5 @@ pub use ids::{ClientId, Generation, PieceNumber, TaskId};
 pub use moment::Moment;
 pub use piece::{PieceDigest, PieceSize};
 pub use piece_set::PieceSet;
+pub use preheat::{Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState};
 pub use task::{Failure, Fault, SourceState, TaskSpec, TaskStatus, Validators};

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Generation, Md5Digest, PieceSize, TaskId};
 
 /// What a task fetches, settled by its first registration.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TaskSpec {
     pub id: TaskId,
     /// What is asked of the source.
@@ -21,8 +21,9 @@ pub struct TaskSpec {
     pub insecure: bool,
     /// PEM certificates to trust for this task beside the system's.
     pub root_cas: Vec<Vec<u8>>,
-    /// There were more headers once. A snapshot leaves them out, and the next registration brings them again; until then
-    /// the source is not asked, because what it says without them may be another file.
+    /// There were more headers once. A snapshot leaves them out, and so does a task that has no more need to ask its
+    /// source; a registration that has some brings them again. Until then the source is not asked, because what it says
+    /// without them may be another file.
     pub headers_left_out: bool,
 }
 
@@ -31,11 +32,28 @@ impl TaskSpec {
     pub fn range(&self) -> Option<&str> {
         range_header(&self.headers)
     }
+
+    /// Whether there is any header that is not part of what the task is.
+    pub fn brings_headers(&self) -> bool {
+        self.headers.iter().any(|(name, _)| !is_range(name))
+    }
+
+    /// The same without headers: any may carry a credential. `Range` stays, it is part of what the task is.
+    pub fn without_headers(&self) -> Self {
+        let mut spec = self.clone();
+        spec.headers_left_out |= spec.brings_headers();
+        spec.headers.retain(|(name, _)| is_range(name));
+        spec
+    }
 }
 
 /// The value of the `Range` header among these, if any.
 pub fn range_header(headers: &[(String, String)]) -> Option<&str> {
-    headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("range")).map(|(_, value)| value.as_str())
+    headers.iter().find(|(name, _)| is_range(name)).map(|(_, value)| value.as_str())
+}
+
+fn is_range(name: &str) -> bool {
+    name.eq_ignore_ascii_case("range")
 }
 
 /// Leaves out header values, and what a URL may carry of credentials.
@@ -76,6 +94,26 @@ pub fn redacted_url(url: &str) -> String {
         shown.push_str(&names.join("&"));
     }
     shown
+}
+
+/// The URL without the query parameters that are filtered out, spelt as it was otherwise: what tells one task from another.
+pub fn without_filtered(raw_url: &str, filters: &[String]) -> String {
+    let names: Vec<&str> = filters.iter().flat_map(|filter| filter.split('&')).filter(|name| !name.is_empty()).collect();
+    // A question mark in the fragment begins no query.
+    let query_at = raw_url.find(['?', '#']).filter(|at| raw_url[*at..].starts_with('?') && !names.is_empty());
+    let Some((base, rest)) = query_at.map(|at| (&raw_url[..at], &raw_url[at + 1..])) else { return raw_url.to_owned() };
+    let (query, fragment) = rest.split_once('#').map_or((rest, None), |(query, fragment)| (query, Some(fragment)));
+    let kept: Vec<&str> = query.split('&').filter(|pair| !names.contains(&pair.split('=').next().unwrap_or_default())).collect();
+    let mut task_url = base.to_owned();
+    if !kept.is_empty() {
+        task_url.push('?');
+        task_url.push_str(&kept.join("&"));
+    }
+    if let Some(fragment) = fragment {
+        task_url.push('#');
+        task_url.push_str(fragment);
+    }
+    task_url
 }
 
 /// What the source said to recognise its content by.

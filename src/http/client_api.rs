@@ -14,12 +14,13 @@ use warp::reply::Response;
 use super::Api;
 use super::described::{HeartbeatBody, MetricsBody, NetworkBody};
 use super::dialect::Dialect;
+use super::late::Late;
 use super::params::{BadParam, Params};
 use super::peer_api::{illegal, refusal};
 use super::range::parse_piece_range;
 use super::registration::{client_id, task_id};
 use super::wire::{Answer, Code, Enveloped, Failure, NetworkData, NodeData};
-use crate::cluster::Accused;
+use crate::cluster::{Accused, CallError};
 use crate::domain::{ClientId, TaskId};
 use crate::telemetry::metrics::METRICS;
 
@@ -47,6 +48,7 @@ pub async fn service_down(api: Arc<Api>, query: String) -> Answer {
     let version = api.cluster.introduction(&task, &client).map(|(version, _)| version).unwrap_or_default();
     match api.cluster.take_down(&task, client).await {
         Ok(()) => Answer::code(Dialect::of(&params, version).going_down_accepted()),
+        Err(CallError::Commit(_)) => Late::Unavailable.unwritable().await,
         Err(error) => refusal(&error),
     }
 }
@@ -70,6 +72,7 @@ pub async fn piece_error(api: Arc<Api>, query: String) -> Answer {
     };
     match api.cluster.report_damage(&task, client, accused, range).await {
         Ok(()) => Answer::code(Code::Success),
+        Err(CallError::Commit(_)) => Late::Unavailable.unwritable().await,
         Err(error) => refusal(&error),
     }
 }
@@ -244,9 +247,35 @@ impl DownloadTold {
 #[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(api: Arc<Api>) -> Response {
     api.cluster.observe();
+    rendered_metrics()
+}
+
+/// As they are, without looking at tasks and clients.
+pub fn rendered_metrics() -> Response {
     let mut response = METRICS.render().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response
+}
+
+/// Whether the process can answer at all: one that does not should be started again.
+#[utoipa::path(get, path = "/live", tag = "service", responses((status = 200, body = Failure)))]
+pub async fn live() -> Answer {
+    Answer::code(Code::Success)
+}
+
+/// Whether new clients should be sent here; if not, why.
+#[utoipa::path(get, path = "/ready", tag = "service",
+    responses((status = 200, body = Failure), (status = 503, body = Failure, description = "Recovering, draining, or the database cannot be written; `msg` says which")))]
+pub async fn ready(api: Arc<Api>) -> Answer {
+    match api.cluster.readiness() {
+        Ok(()) => Answer::code(Code::Success),
+        Err(why) => unready(&why.to_string()),
+    }
+}
+
+/// An answer while something cannot be done.
+pub fn unready(why: &str) -> Answer {
+    Answer::transport(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Answers `OK`.

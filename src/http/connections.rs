@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,6 +33,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const BUFFER_MAX_BYTES: usize = 128 * 1024;
 /// After an accept that failed for want of files or memory, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often failed accepts are told of, however many there are.
+const ACCEPT_FAILURES_TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// The address at which a client reached us, among the request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,7 @@ pub async fn serve_tcp<R>(listener: TcpListener, routes: R, connections: Connect
 where
     R: Routes,
 {
+    let mut failures = AcceptFailures::default();
     loop {
         let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await else { return };
         // After the accept, so that a port where nobody calls holds no place that another could use.
@@ -85,7 +88,7 @@ where
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                pause_after(&error).await;
+                failures.pause_after(&error).await;
                 continue;
             }
         };
@@ -110,12 +113,13 @@ pub async fn serve_unix<R>(listener: UnixListener, routes: R, connections: Conne
 where
     R: Routes,
 {
+    let mut failures = AcceptFailures::default();
     while let Some(accepted) = connections.ending.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, _)) => {
                 connections.open.spawn(serve_connection(TokioIo::new(stream), routes.clone(), None, connections.ending.clone()));
             }
-            Err(error) => pause_after(&error).await,
+            Err(error) => failures.pause_after(&error).await,
         }
     }
 }
@@ -143,11 +147,33 @@ where
     }
 }
 
-async fn pause_after(error: &io::Error) {
-    // A client that hung up before it was accepted is nobody's trouble.
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(%error, "connection cannot be accepted");
+/// Failed accepts of one listener. Where descriptors are scarce there are many a second, and one line says it all.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl AcceptFailures {
+    async fn pause_after(&mut self, error: &io::Error) {
+        // A client that hung up before it was accepted is nobody's trouble.
+        if error.kind() == io::ErrorKind::ConnectionAborted {
+            return;
+        }
+        if let Some(failures) = self.due(Instant::now()) {
+            tracing::warn!(%error, failures, "connections cannot be accepted and wait");
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// Counts a failure. Tells how many there were since the last were told, if it is time to tell.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now.duration_since(told) < ACCEPT_FAILURES_TOLD_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -192,5 +218,15 @@ mod tests {
         assert_eq!(places(usize::MAX), CONNECTIONS_MAX);
         assert_eq!(places(1024), 512);
         assert_eq!(places(100), CONNECTIONS_MIN);
+    }
+
+    #[test]
+    fn accepts_that_fail_by_the_hundred_are_told_of_once_and_counted() {
+        let (mut failures, start) = (AcceptFailures::default(), Instant::now());
+        assert_eq!(failures.due(start), Some(1), "the first is told at once");
+        for _ in 0..100 {
+            assert_eq!(failures.due(start + ACCEPT_FAILURES_TOLD_EVERY / 2), None);
+        }
+        assert_eq!(failures.due(start + ACCEPT_FAILURES_TOLD_EVERY), Some(101));
     }
 }

@@ -12,6 +12,7 @@ mod dialect;
 mod download;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod late;
 mod observed;
 mod openapi;
 mod params;
@@ -20,6 +21,7 @@ mod range;
 mod registration;
 mod rest;
 mod routes;
+mod staged;
 mod wire;
 
 use std::convert::Infallible;
@@ -38,6 +40,7 @@ use crate::cluster::Cluster;
 pub use connections::{Connections, LocalAddress, serve_tcp, serve_unix};
 pub use control::control_routes;
 pub use observed::Observed;
+pub use staged::Staged;
 use wire::Answer;
 
 /// The largest body of a request. Bytes. Certificates travel in registrations.
@@ -84,8 +87,10 @@ pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
     let version = warp::path!("version").and(warp::get()).then(client_api::version);
     let scrape = warp::path!("metrics").and(warp::get()).and(with_api()).then(client_api::metrics);
     let description = warp::path!("openapi.json").and(warp::get()).then(openapi::openapi);
+    let ready = warp::path!("ready").and(warp::get()).and(with_api()).then(client_api::ready);
+    let health = warp::path!("live").and(warp::get()).then(client_api::live).or(ready).unify().map(Reply::into_response);
     let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().or(scrape).unify();
-    let others = others.or(description).unify().or(rest::routes(&api)).unify().boxed();
+    let others = others.or(health).unify().or(description).unify().or(rest::routes(&api)).unify().boxed();
     peer.or(others).unify().recover(explain).unify().boxed()
 }
 

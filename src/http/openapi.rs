@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 use warp::Reply;
 use warp::reply::Response;
 
-use super::rest::{cache, peers, tasks};
+use super::rest::{cache, peers, preheats, tasks};
 use super::{client_api, peer_api};
 
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use super::{client_api, peer_api};
         (name = "peer", description = "What clients (dfget, dfdaemon) call"),
         (name = "tasks", description = "Tasks, their pieces and clients"),
         (name = "peers", description = "Peers"),
+        (name = "preheats", description = "Files and images that are fetched before anybody asks for them"),
         (name = "service", description = "The service itself")
     ),
     paths(
@@ -34,12 +35,18 @@ use super::{client_api, peer_api};
         client_api::metrics,
         client_api::version,
         client_api::ping,
+        client_api::live,
+        client_api::ready,
         openapi,
         cache::get,
         peers::list,
         peers::add,
         peers::get,
         peers::delete,
+        preheats::list,
+        preheats::add,
+        preheats::get,
+        preheats::delete,
         tasks::list,
         tasks::get,
         tasks::delete,

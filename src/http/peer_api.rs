@@ -11,6 +11,7 @@ use http::StatusCode;
 use super::Api;
 use super::described::RegistrationBody;
 use super::dialect::Dialect;
+use super::late::{HELD_FOR, Late};
 use super::params::{BadParam, Params};
 use super::range::parse_piece_range;
 use super::registration::{self, BadRegistration, client_id, task_id};
@@ -50,6 +51,7 @@ pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) 
         Err(CallError::Swarm(Refusal::EarlierGeneration)) => {
             Answer::because(Code::UrlNotReachable, &Refusal::EarlierGeneration.to_string())
         }
+        Err(CallError::Commit(_)) => Late::WaitAuth.unwritable().await,
         Err(error) => refusal(&error),
     }
 }
@@ -72,9 +74,12 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
     if let Told::Finished { .. } = told {
         return match api.cluster.report(&task, client, told).await {
             Ok(()) => Answer::code(Code::Success),
+            Err(CallError::Commit(_)) => Late::Wait.unwritable().await,
             Err(error) => refusal(&error),
         };
     }
+    // Who reports nothing loses nothing by an answer, and asks again at once.
+    let held_for = if matches!(told, Told::Started | Told::Nothing) { api.cluster.config().hold } else { HELD_FOR };
     match api.cluster.pull(&task, client.clone(), told).await {
         Ok(Decision::Finished { md5, cached_length }) => {
             let finished = FinishedData { md5: md5.to_string(), file_length: cached_length };
@@ -95,6 +100,8 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
             };
             Answer::because(code, &failure.reason)
         }
+        // Another code would have it leave for the source.
+        Err(CallError::Commit(_)) => Late::Wait.unwritable_after(held_for).await,
         Err(error) => refusal(&error),
     }
 }
@@ -118,7 +125,7 @@ pub async fn piece_suc(api: Arc<Api>, query: String) -> Answer {
             Answer::code(Dialect::of(&params, version).piece_accepted())
         }
         // Clients repeat this report on a status alone, and it must not be lost.
-        Ok(Err(error @ CallError::Commit(_))) => refusal(&error).with_status(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Err(CallError::Commit(_))) => Late::Unavailable.unwritable().await,
         Ok(Err(CallError::Swarm(Refusal::PieceOutOfRange))) => illegal(&out_of_range("pieceRange")),
         Ok(Err(error)) => refusal(&error),
         Err(_) => Answer::because(Code::SystemError, "the report cannot be made durable now, repeat it")
@@ -233,9 +240,10 @@ fn out_of_range(name: &'static str) -> BadParam {
 /// The one place where errors become codes.
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
-        CallError::UnknownTask(_) => Code::TargetNotFound,
+        CallError::UnknownTask(_) | CallError::UnknownPreheat(_) => Code::TargetNotFound,
+        CallError::TooManyPreheats(_) => Code::SystemError,
         CallError::Conflict(_) => Code::TaskConflict,
-        CallError::Refused(Refused::Unreachable(_)) => Code::UrlNotReachable,
+        CallError::Refused(Refused::Unreachable(_) | Refused::Denied(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,
         CallError::Refused(Refused::Ours(_)) => Code::SourceFail,
         CallError::Swarm(Refusal::PieceOutOfRange) => {
@@ -244,10 +252,11 @@ pub fn refusal(error: &CallError) -> Answer {
         CallError::Swarm(Refusal::EarlierGeneration) => Code::SourceError,
         CallError::Swarm(Refusal::TooManyClients) => Code::SourceFail,
         CallError::AskAgain => Code::WaitAuth,
-        CallError::Commit(_) | CallError::Store(_) => {
+        CallError::Commit(_) | CallError::Store(_) | CallError::Panicked => {
             let request = format!("{:016x}", fastrand::u64(..));
             tracing::error!(request, error = error as &dyn std::error::Error, "request failed");
-            return Answer::because(Code::SystemError, &format!("{error} (request {request})"));
+            // The log says what; where things are on this machine is nothing for clients.
+            return Answer::because(Code::SystemError, &format!("the log says more of the request {request}"));
         }
     };
     Answer::because(code, &error.to_string())

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use url::Url;
 
 use super::params::{BadParam, Params};
 use crate::cluster::Registration;
-use crate::domain::task::range_header;
+use crate::domain::task::{range_header, without_filtered};
 use crate::domain::{ClientId, Peer, TaskId, TaskSpec};
 
 /// Longest values that are taken. Bytes. URLs and headers have none of their own: the body's limit is theirs.
@@ -81,10 +80,14 @@ fn registration(params: &Params<'_>) -> Result<Registration, BadRegistration> {
 }
 
 fn task_spec(params: &Params<'_>) -> Result<TaskSpec, BadRegistration> {
-    let raw_url = params.required("rawUrl")?;
-    let url = crate::cluster::check_url(raw_url).map_err(BadRegistration::Url)?;
+    source(params, params.required("rawUrl")?)
+}
+
+/// What is fetched, in the words of a registration but for its URL.
+pub fn source(params: &Params<'_>, raw_url: &str) -> Result<TaskSpec, BadRegistration> {
+    crate::cluster::check_url(raw_url).map_err(BadRegistration::Url)?;
     let task_url = match params.text("taskUrl")? {
-        "" => without_filtered(raw_url, &url, &params.list("filter")?),
+        "" => without_filtered(raw_url, &params.list("filter")?),
         task_url => task_url.to_owned(),
     };
     let md5 = params.text("md5")?.to_ascii_lowercase();
@@ -148,26 +151,6 @@ pub fn host_part(text: &str) -> &str {
         Some((host, port)) if !port.contains(':') => host,
         _ => text,
     }
-}
-
-/// The URL without the query parameters that are filtered out, spelt as it was otherwise.
-pub fn without_filtered(raw_url: &str, url: &Url, filters: &[String]) -> String {
-    let names: Vec<&str> = filters.iter().flat_map(|filter| filter.split('&')).filter(|name| !name.is_empty()).collect();
-    let Some((base, rest)) = raw_url.split_once('?').filter(|_| !names.is_empty() && url.query().is_some()) else {
-        return raw_url.to_owned();
-    };
-    let (query, fragment) = rest.split_once('#').map_or((rest, None), |(query, fragment)| (query, Some(fragment)));
-    let kept: Vec<&str> = query.split('&').filter(|pair| !names.contains(&pair.split('=').next().unwrap_or_default())).collect();
-    let mut task_url = base.to_owned();
-    if !kept.is_empty() {
-        task_url.push('?');
-        task_url.push_str(&kept.join("&"));
-    }
-    if let Some(fragment) = fragment {
-        task_url.push('#');
-        task_url.push_str(fragment);
-    }
-    task_url
 }
 
 /// Repeated keys join with a comma, as a list of header fields does.

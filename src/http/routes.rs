@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 18] = [
+pub static ROUTES: [Route; 22] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -28,10 +28,14 @@ pub static ROUTES: [Route; 18] = [
     route("/metrics", &["GET"]),
     route("/version", &["GET"]),
     route("/_ping", &["GET"]),
+    route("/live", &["GET"]),
+    route("/ready", &["GET"]),
     route("/openapi.json", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),
     route("/cache", &["GET"]),
+    route("/preheats", &["GET", "POST"]),
+    route("/preheats/{id}", &["GET", "DELETE"]),
     route("/tasks", &["GET"]),
     route("/tasks/{id}", &["GET", "DELETE"]),
     // Two lists of one task.

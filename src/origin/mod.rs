@@ -8,6 +8,7 @@ mod content_range;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod reach;
+pub mod registry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
 
 /// A validator that is longer is as good as none. Bytes. It is stored and sent back.
 const VALIDATOR_MAX_BYTES: usize = 1024;
+/// What is read whole is no larger. Bytes. Registries limit manifests to 4 MiB.
+const DOCUMENT_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Request headers that are ours to set, or that speak of a connection or body that is not there.
 const OWN_HEADERS: [HeaderName; 12] = [
@@ -62,7 +65,7 @@ pub enum OriginError {
     Certificates(#[source] reqwest::Error),
     /// Not asked at all: what it says to a request without them may be another file.
     #[error(
-        "headers for the source were left out of the snapshot that this task was restored from; registering again brings them"
+        "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
     )]
     HeadersLeftOut,
     #[error("the source cannot be reached")]
@@ -77,6 +80,8 @@ pub enum OriginError {
     AtEnd,
     #[error("the source broke off")]
     Broken(#[source] reqwest::Error),
+    #[error("the answer is larger than {DOCUMENT_MAX_BYTES} bytes")]
+    TooLarge,
 }
 
 /// A source that was asked for everything from some byte on.
@@ -86,6 +91,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The byte of the content at which the body starts: as asked, or 0.
     pub start: u64,
+    /// Whether the body runs to the end of the content, though perhaps less was asked for.
+    pub to_the_end: bool,
     pub validators: Validators,
     body: Response,
 }
@@ -102,6 +109,15 @@ impl Answer {
 pub enum Freshness {
     Unchanged,
     Changed,
+}
+
+/// Something small that was read whole.
+#[derive(Debug)]
+pub struct Document {
+    pub status: StatusCode,
+    /// What the source wants to see before it answers otherwise.
+    pub challenge: Option<String>,
+    pub body: Vec<u8>,
 }
 
 /// Asks sources.
@@ -193,10 +209,27 @@ impl Source {
 
     async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
         let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        response.map_err(|error| match forbidden_by(&error) {
-            Some(forbidden) => OriginError::Forbidden(forbidden),
-            None => OriginError::Unreachable(error.without_url()),
-        })
+        response.map_err(unreachable_or_forbidden)
+    }
+
+    /// Reads something small whole, with the headers, certificates and leniency of this source.
+    pub async fn read(&self, spec: &TaskSpec, url: &str, accept: &'static str) -> Result<Document, OriginError> {
+        let url = parse_url(url)?;
+        check_url(&self.policy, &url)?;
+        let mut headers = client_headers(spec);
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
+        let mut response = response.map_err(unreachable_or_forbidden)?;
+        let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))? {
+            if body.len() + chunk.len() > DOCUMENT_MAX_BYTES {
+                return Err(OriginError::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Document { status: response.status(), challenge, body })
     }
 
     /// Certificates and leniency hold for the task that brought them and for no other.
@@ -211,6 +244,13 @@ impl Source {
             }
         }
         builder.build().map_err(OriginError::Certificates)
+    }
+}
+
+fn unreachable_or_forbidden(error: reqwest::Error) -> OriginError {
+    match forbidden_by(&error) {
+        Some(forbidden) => OriginError::Forbidden(forbidden),
+        None => OriginError::Unreachable(error.without_url()),
     }
 }
 
@@ -269,5 +309,6 @@ fn read_answer(
     if known.contradict(&validators) {
         return Err(OriginError::Changed);
     }
-    Ok(Answer { length, start, validators, body: response })
+    let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
+    Ok(Answer { length, start, to_the_end, validators, body: response })
 }

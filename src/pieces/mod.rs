@@ -28,6 +28,13 @@ pub struct PieceFileError {
     pub source: io::Error,
 }
 
+impl PieceFileError {
+    /// What went wrong, without saying where: for clients, whom it does not concern how this machine is laid out.
+    pub fn without_path(&self) -> String {
+        format!("the supernode cannot {}: {}", self.operation, self.source)
+    }
+}
+
 /// The directory of all piece files.
 #[derive(Debug)]
 pub struct Repository {
@@ -95,6 +102,19 @@ impl Repository {
         Ok(PieceFile { file, path, piece_size })
     }
 
+    /// The same; `None` where there is no such file. Any other failure is the machine's, and says nothing of the file.
+    pub fn open_if_there(
+        &self,
+        task: &TaskId,
+        generation: Generation,
+        piece_size: PieceSize,
+    ) -> Result<Option<PieceFile>, PieceFileError> {
+        match self.open_task(task, generation, piece_size) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// Bytes that the disk of the directory has left for us.
     pub fn free_bytes(&self) -> Result<u64, PieceFileError> {
         let room = rustix::fs::statvfs(&self.root).map_err(|error| failed("look at the room for", &self.root)(error.into()))?;
@@ -140,7 +160,9 @@ pub struct PieceFile {
 impl PieceFile {
     /// Writes a piece into its slot. It may be served once [`Self::sync`] has returned, not before.
     pub fn write(&self, piece: PieceNumber, slot: &Slot) -> Result<(), PieceFileError> {
-        self.file.write_all_at(slot.bytes(), self.piece_size.slot_start(piece)).map_err(failed("write a piece to", &self.path))
+        self.file
+            .write_all_at(slot.bytes(), self.piece_size.slot_start(piece))
+            .map_err(failed("write a piece to the file", &self.path))
     }
 
     pub fn sync(&self) -> Result<(), PieceFileError> {
@@ -167,13 +189,18 @@ impl PieceFile {
         Ok(self.length()? >= self.piece_size.slot_start(piece) + u64::from(digest.slot_len()))
     }
 
-    /// Reads a piece back and checks it: `None` where its bytes are not those that were written.
+    /// Reads a piece back and checks it: `None` where its bytes are not those that were written. Bytes that the machine
+    /// cannot read just now are an error, and may be as they were.
     pub fn read_verified(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<Option<Slot>, PieceFileError> {
         if !self.reaches(piece, digest)? {
             return Ok(None);
         }
         let mut bytes = vec![0; digest.slot_len() as usize];
-        self.read_exact_at(&mut bytes, self.piece_size.slot_start(piece))?;
+        match self.read_exact_at(&mut bytes, self.piece_size.slot_start(piece)) {
+            // Somebody cut the file short since it was looked at.
+            Err(error) if error.source.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
         Ok((Md5Digest(Md5::digest(&bytes).into()) == digest.md5).then_some(Slot { bytes }))
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
-use super::schema::{Table, client_key, piece_key, progress_key, progress_prefix, source_key};
+use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Durability, Store, StoreError};
 use crate::domain::Change;
 
@@ -63,6 +63,9 @@ impl Ended {
                 prefix: progress_prefix(task, client),
                 client: Some(client_key(task, client)),
             }),
+            Change::PreheatForgotten(id) => {
+                Some(Self { tables: &[Table::Preheats], prefix: id.as_bytes().to_vec(), client: None })
+            }
             Change::TaskDefined(_)
             | Change::TaskProgressed { .. }
             | Change::PieceStored { .. }
@@ -70,7 +73,9 @@ impl Ended {
             | Change::PeerSeen(_)
             | Change::ClientChanged(_)
             | Change::ClientProgressed { .. }
-            | Change::PeerForgotten(_) => None,
+            | Change::PeerForgotten(_)
+            | Change::PreheatChanged(_)
+            | Change::PreheatResolved { .. } => None,
         }
     }
 }
@@ -124,7 +129,20 @@ impl Batches {
             Change::PeerForgotten(client) => {
                 self.remove(Table::Peers, client.as_str().as_bytes());
             }
-            Change::GenerationEnded { .. } | Change::ClientForgotten { .. } | Change::TaskForgotten { .. } => {
+            Change::PreheatChanged(preheat) => {
+                let record = encode("preheats", &PreheatV1::from(preheat.as_ref()))?;
+                self.put(Table::Preheats, preheat.id.as_bytes().as_slice(), record);
+            }
+            Change::PreheatResolved { preheat, children } => {
+                for (number, child) in (0..).zip(children.iter()) {
+                    let record = encode("preheats", &PreheatChildV1::from(child))?;
+                    self.put(Table::Preheats, preheat_child_key(preheat, number).as_slice(), record);
+                }
+            }
+            Change::GenerationEnded { .. }
+            | Change::ClientForgotten { .. }
+            | Change::TaskForgotten { .. }
+            | Change::PreheatForgotten(_) => {
                 unreachable!("removed by `remove_ended`, which must look into the database")
             }
         }

@@ -1,7 +1,7 @@
 //! Whether rows are what they should be: each for itself, and with each other.
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
-use super::schema::{Table, parse_client, parse_piece, parse_progress, split_task};
+use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::schema::{Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
 use crate::domain::{ClientId, TaskId, TaskStatus};
 
@@ -27,6 +27,10 @@ pub fn row(table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         Table::Peers => parse_client(key).ok_or(RecordError::Key).and_then(|_| PeerV1::decode(value).map(|_| ())),
         Table::Clients => parse_client(of_task()?).ok_or(RecordError::Key).and_then(|_| ClientV1::decode(value).map(|_| ())),
         Table::Progress => parse_progress(of_task()?).ok_or(RecordError::Key).and_then(|_| ProgressV1::decode(value).map(|_| ())),
+        Table::Preheats => match parse_preheat(key).ok_or(RecordError::Key)? {
+            (_, true) => PreheatChildV1::decode(value).map(|_| ()),
+            (id, false) => PreheatV1::decode(value).and_then(|record| record.into_domain(id)).map(|_| ()),
+        },
     }
 }
 
@@ -50,6 +54,9 @@ impl Store {
 
     /// Whether what a sound row belongs to is there.
     fn check_references(&self, table: Table, key: &[u8]) -> Result<Option<String>, StoreError> {
+        if table == Table::Preheats {
+            return self.check_preheat(key);
+        }
         let Some((task, rest)) = split_task(key).filter(|_| table != Table::Peers) else { return Ok(None) };
         let orphan = |what: String| Ok(Some(format!("{what} of the task {task}, which is not there")));
         let there = self.status(&task)?;
@@ -68,12 +75,18 @@ impl Store {
                 let client = parse_progress(rest).map(|(client, _)| client);
                 self.check_client(&task, client)
             }
-            (Table::Sources | Table::Clients | Table::Peers, Some(_)) => Ok(None),
+            (Table::Sources | Table::Clients | Table::Peers | Table::Preheats, Some(_)) => Ok(None),
             (Table::Sources, None) => orphan("there is a source".into()),
             (Table::Pieces, None) => orphan("there is a piece".into()),
             (Table::Clients, None) => orphan("there is a client".into()),
-            (Table::Progress | Table::Peers, None) => orphan("there is progress".into()),
+            (Table::Progress | Table::Peers | Table::Preheats, None) => orphan("there is progress".into()),
         }
+    }
+
+    fn check_preheat(&self, key: &[u8]) -> Result<Option<String>, StoreError> {
+        let Some((id, true)) = parse_preheat(key) else { return Ok(None) };
+        let there = self.trees.preheats.contains_key(id.as_bytes()).map_err(StoreError::sled("read for a check"))?;
+        Ok((!there).then(|| format!("there is a child of the preheat {id}, which is not there")))
     }
 
     fn check_client(&self, task: &TaskId, client: Option<ClientId>) -> Result<Option<String>, StoreError> {

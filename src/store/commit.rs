@@ -125,6 +125,10 @@ impl Committer {
         let _ = failed.wait_for(|failed| *failed).await;
     }
 
+    pub fn has_failed(&self) -> bool {
+        *self.shared.failed.borrow()
+    }
+
     /// Begins to note which keys are written from now on, for one snapshot at a time.
     pub(super) fn record(&self) -> Result<Recording<'_>, SnapshotError> {
         self.shared.recorder.begin()
@@ -213,6 +217,7 @@ impl Writer {
                     error = &error as &dyn std::error::Error,
                     "database cannot be written; nothing is acknowledged any more"
                 );
+                self.store.distrust_cache();
                 return;
             }
             self.shared.durable.store(last, Ordering::Release);

@@ -1,9 +1,11 @@
 //! Reading what is stored: for recovery and for `dump`.
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
-use super::schema::{parse_client, parse_piece, parse_progress, source_key, split_task};
+use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::schema::{parse_client, parse_piece, parse_preheat, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
-use crate::domain::{Client, ClientId, Peer, PieceDigest, PieceNumber, PieceSet, TaskId, TaskSpec, TaskStatus};
+use crate::domain::{
+    Client, ClientId, Peer, PieceDigest, PieceNumber, PieceSet, Preheat, PreheatChild, TaskId, TaskSpec, TaskStatus,
+};
 
 /// A client's pieces of one task.
 #[derive(Debug, Default)]
@@ -76,6 +78,24 @@ impl Store {
             let id = parse_client(&key).ok_or_else(|| bad_key("peers"))?;
             Ok(PeerV1::decode(&value).map_err(in_tree("peers"))?.into_domain(id))
         })
+    }
+
+    /// All preheats, in the order of their ids, and what each found to fetch.
+    pub fn preheats(&self) -> Result<Vec<(Preheat, Vec<PreheatChild>)>, StoreError> {
+        let mut preheats: Vec<(Preheat, Vec<PreheatChild>)> = Vec::new();
+        for row in self.trees.preheats.iter() {
+            let (key, value) = row.map_err(StoreError::sled("read the preheats"))?;
+            let (id, is_child) = parse_preheat(&key).ok_or_else(|| bad_key("preheats"))?;
+            if !is_child {
+                let record = PreheatV1::decode(&value).and_then(|record| record.into_domain(id));
+                preheats.push((record.map_err(in_tree("preheats"))?, Vec::new()));
+                continue;
+            }
+            // A preheat stands before its children.
+            let (_, children) = preheats.last_mut().filter(|(last, _)| last.id == id).ok_or_else(|| bad_key("preheats"))?;
+            children.push(PreheatChildV1::decode(&value).map_err(in_tree("preheats"))?.into());
+        }
+        Ok(preheats)
     }
 
     /// The ids of all peers, ascending.

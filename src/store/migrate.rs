@@ -17,7 +17,12 @@ pub fn bring_up_to_date(db: &sled::Db) -> Result<(), StoreError> {
             set(db, to)
         };
         migrated().map_err(|source| StoreError::Migration { to, source })?;
-        tracing::info!(schema = to, "migrated the database");
+        if found > 0 {
+            tracing::info!(schema = to, "migrated the database");
+        }
+    }
+    if found == 0 {
+        tracing::info!(schema = SCHEMA_VERSION, "made a new database");
     }
     Ok(())
 }

@@ -7,12 +7,13 @@
 //!
 //! ```text
 //! meta      name                            schema version, boot count, node, commits so far
-//! sources   task, chunk of the record       what the task fetches; the only tree with secrets (request headers)
+//! sources   task, chunk of the record       what the task fetches, with secrets (request headers)
 //! tasks     task                            how far its source has got
 //! pieces    task, piece number              digest, and whether the bytes are on disk
 //! peers     client                          address, host, version
 //! clients   task, client                    state, path, what it may still do
 //! progress  task, client, chunk of 512      bits held, bits servable
+//! preheats  preheat, number of child        what is fetched ahead (with secrets, as in sources); each child its task
 //! ```
 //! Keys sort as their meaning does: integers are big-endian. A record is one version byte and a bincode payload.
 //!
@@ -54,6 +55,8 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// How long the lock of sled's file may be held by what this process had open before.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_EVERY: Duration = Duration::from_millis(5);
+/// What is written to see whether the database can be. Bytes. Two of sled's segments.
+const PROBE_BYTES: usize = 1024 * 1024;
 
 /// Why the database cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,14 @@ pub enum StoreError {
     Panicked { path: PathBuf },
     #[error("the database {path} has {commits} commits; {lost} more were acknowledged and are gone", path = path.display())]
     CommitsLost { path: PathBuf, commits: u64, lost: u64 },
+    /// Sled may call it damage, or panic; it is not the database's fault, which is left as it is.
+    #[error("the database {path} cannot be {hindered} on this machine", path = path.display())]
+    Hindered {
+        path: PathBuf,
+        hindered: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the database {path} is gone, though there are snapshots of it", path = path.display())]
     Gone { path: PathBuf },
     #[error("cannot {operation} in the database")]
@@ -117,7 +128,7 @@ impl StoreError {
                 | sled::Error::CollectionNotFound(_) => true,
             },
             Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
-            Self::Sync { .. } | Self::NewerSchema { .. } => false,
+            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } => false,
         }
     }
 }
@@ -176,6 +187,8 @@ impl Store {
         };
         store.db.flush().map_err(StoreError::sled("flush"))?;
         store.sync()?;
+        // sled syncs neither what it is configured with nor the names of its files: without them, a synced log is lost.
+        sync_all_below(path).and_then(|()| swap::sync_parent(path)).map_err(sync_failed(path))?;
         Ok(store)
     }
 
@@ -255,6 +268,20 @@ impl Store {
         }
     }
 
+    /// Whether the database could be written now, after a write has failed. This one cannot any more, only one that is
+    /// opened anew.
+    pub fn try_write(&self) -> Result<(), StoreError> {
+        try_write(&self.path)
+    }
+
+    /// Has the next process read what is on the disk. After a failed sync the kernel may have pages that never get there,
+    /// and takes them for written.
+    fn distrust_cache(&self) {
+        if let Err(error) = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::warn!(%error, "the kernel's copy of the database cannot be dropped");
+        }
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.file.sync_data().map_err(sync_failed(&self.path))
     }
@@ -263,6 +290,8 @@ impl Store {
 /// Opens the database, and waits for its lock: sled lets go of it a moment after the last of its handles is dropped, and
 /// a database is opened again when the one before was found damaged. Other processes are kept away by the home's lock.
 fn open_sled(path: &Path) -> Result<sled::Db, StoreError> {
+    // A kill leaves these torn, and sled takes them for whole.
+    remove_files(path, |name| name.ends_with(".generating"))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match try_open_sled(path) {
@@ -286,21 +315,55 @@ fn try_open_sled(path: &Path) -> Result<sled::Db, StoreError> {
     }
 }
 
-/// Opens the database; where that fails, without sled's own snapshots of its log, which are torn by some kills and which
-/// it can do without: it reads the whole log instead.
+/// Opens the database; where that fails, without what sled can do without, and some kills tear: its own snapshots of its
+/// log, of which it then reads the whole, and the parameters that it notes for itself, which are always the same.
 fn open_or_heal(path: &Path) -> Result<sled::Db, StoreError> {
+    let parameters = path.join("conf");
+    // The parameters come before the log. Without a log, a kill may have torn them, and nobody needs them yet.
+    if !path.join("db").exists() && parameters.exists() {
+        std::fs::remove_file(&parameters).map_err(sync_failed(path))?;
+    }
     let error = match open_sled(path) {
         Err(error) if error.is_damage() => error,
         opened => return opened,
     };
-    let entries = std::fs::read_dir(path).map_err(sync_failed(path))?;
-    let torn = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("snap."));
-    let removed = torn.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count();
+    look_for_hindrance(path)?;
+    let removed = remove_files(path, |name| name.starts_with("snap.") || name == "conf")?;
     if removed == 0 {
         return Err(error);
     }
-    tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* files");
+    tracing::warn!(removed, error = &error as &dyn std::error::Error, "database did not open; trying without snap.* and conf");
     open_sled(path)
+}
+
+/// Removes the files of a database that are named like this, and tells how many those were.
+fn remove_files(database: &Path, is_named: impl Fn(&str) -> bool) -> Result<usize, StoreError> {
+    let entries = match std::fs::read_dir(database) {
+        // Of a new database there is nothing.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(sync_failed(database))?,
+    };
+    let named = entries.flatten().filter(|entry| is_named(&entry.file_name().to_string_lossy()));
+    Ok(named.filter(|entry| std::fs::remove_file(entry.path()).is_ok()).count())
+}
+
+/// Whether this machine can read all of a database and write beside it. Where it cannot, what looks like damage may be none.
+pub fn look_for_hindrance(path: &Path) -> Result<(), StoreError> {
+    let hindered = |hindered| move |source| StoreError::Hindered { path: path.to_owned(), hindered, source };
+    match File::open(path.join("db")).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink())) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(hindered("read")(error)),
+        _ => {}
+    }
+    try_write(path)
+}
+
+/// Writes a file as large as what sled writes at once, syncs it and removes it.
+fn try_write(path: &Path) -> Result<(), StoreError> {
+    let probe = path.join("probe");
+    let written = std::fs::write(&probe, vec![0; PROBE_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
+    let removed = std::fs::remove_file(&probe);
+    let hindered = |source| StoreError::Hindered { path: path.to_owned(), hindered: "written", source };
+    written.and(removed).map_err(hindered)
 }
 
 fn sync_failed(database: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {

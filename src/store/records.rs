@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, SourceState, TaskId,
-    TaskSpec, TaskStatus, Validators,
+    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, Platform, Preheat,
+    PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 
 /// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
@@ -98,14 +98,6 @@ impl SourceV2 {
             Some((1, payload)) => Self::decode(&[&[Self::VERSION], payload, &[0]].concat()),
             _ => Self::decode(bytes),
         }
-    }
-
-    /// The record without headers: any may carry a credential. `Range` stays, it is part of what the task is.
-    pub fn without_headers(mut self) -> Self {
-        let all = self.headers.len();
-        self.headers.retain(|(name, _)| name.eq_ignore_ascii_case("range"));
-        self.headers_left_out |= self.headers.len() < all;
-        self
     }
 }
 
@@ -312,6 +304,93 @@ pub struct ProgressV1 {
 
 impl Record for ProgressV1 {
     const VERSION: u8 = 1;
+}
+
+/// A preheat; what it fetches is a source like a task's.
+#[derive(Serialize, Deserialize)]
+pub struct PreheatV1 {
+    source_id: [u8; 32],
+    source: SourceV2,
+    /// Empty for a file.
+    platform: String,
+    filter: Vec<String>,
+    created_ms: u64,
+    ended_ms: Option<u64>,
+    state: PreheatStateV1,
+}
+
+#[derive(Serialize, Deserialize)]
+enum PreheatStateV1 {
+    Waiting,
+    Running,
+    Success,
+    Failed(String),
+}
+
+impl Record for PreheatV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&Preheat> for PreheatV1 {
+    fn from(preheat: &Preheat) -> Self {
+        Self {
+            source_id: *preheat.source.id.as_bytes(),
+            source: SourceV2::from(&preheat.source),
+            platform: match &preheat.kind {
+                PreheatKind::File => String::new(),
+                PreheatKind::Image { platform } => platform.to_string(),
+            },
+            filter: preheat.filter.clone(),
+            created_ms: preheat.created_ms,
+            ended_ms: preheat.ended_ms,
+            state: match &preheat.state {
+                PreheatState::Waiting => PreheatStateV1::Waiting,
+                PreheatState::Running => PreheatStateV1::Running,
+                PreheatState::Success => PreheatStateV1::Success,
+                PreheatState::Failed(reason) => PreheatStateV1::Failed(reason.clone()),
+            },
+        }
+    }
+}
+
+impl PreheatV1 {
+    pub fn into_domain(self, id: PreheatId) -> Result<Preheat, RecordError> {
+        let Self { source_id, source, platform, filter, created_ms, ended_ms, state } = self;
+        let platform = match platform.as_str() {
+            "" => PreheatKind::File,
+            text => PreheatKind::Image { platform: Platform::parse(text).map_err(|_| RecordError::Value { field: "platform" })? },
+        };
+        let state = match state {
+            PreheatStateV1::Waiting => PreheatState::Waiting,
+            PreheatStateV1::Running => PreheatState::Running,
+            PreheatStateV1::Success => PreheatState::Success,
+            PreheatStateV1::Failed(reason) => PreheatState::Failed(reason),
+        };
+        let source = source.into_domain(TaskId::from_bytes(source_id));
+        Ok(Preheat { id, kind: platform, source, filter, created_ms, ended_ms, state })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct PreheatChildV1 {
+    task: [u8; 32],
+    url: String,
+}
+
+impl Record for PreheatChildV1 {
+    const VERSION: u8 = 1;
+}
+
+impl From<&PreheatChild> for PreheatChildV1 {
+    fn from(child: &PreheatChild) -> Self {
+        Self { task: *child.task.as_bytes(), url: child.url.clone() }
+    }
+}
+
+impl From<PreheatChildV1> for PreheatChild {
+    fn from(record: PreheatChildV1) -> Self {
+        Self { task: TaskId::from_bytes(record.task), url: record.url }
+    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use sled::{IVec, Tree};
 use super::StoreError;
 use crate::domain::piece::PIECES_MAX;
 use crate::domain::piece_set::CHUNK_PIECES;
-use crate::domain::{ClientId, PieceNumber, TaskId};
+use crate::domain::{ClientId, PieceNumber, PreheatId, TaskId};
 
 /// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
 pub const SCHEMA_KEY: &[u8] = b"schema";
@@ -21,6 +21,8 @@ const COMMITS_KEY: &[u8] = b"commits";
 
 /// Bytes of a task id, which every key but a peer's begins with.
 const TASK_BYTES: usize = 32;
+/// Bytes of a preheat's id, which its keys begin with.
+const PREHEAT_BYTES: usize = 16;
 
 /// The trees of facts, in the order in which a snapshot has them. `meta` is not among them: it is about the database itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,10 +33,12 @@ pub enum Table {
     Peers,
     Clients,
     Progress,
+    Preheats,
 }
 
 impl Table {
-    pub const ALL: [Self; 6] = [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress];
+    pub const ALL: [Self; 7] =
+        [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress, Self::Preheats];
 
     pub const fn tree(self, trees: &Trees) -> &Tree {
         match self {
@@ -44,6 +48,7 @@ impl Table {
             Self::Peers => &trees.peers,
             Self::Clients => &trees.clients,
             Self::Progress => &trees.progress,
+            Self::Preheats => &trees.preheats,
         }
     }
 
@@ -55,6 +60,7 @@ impl Table {
             Self::Peers => "peers",
             Self::Clients => "clients",
             Self::Progress => "progress",
+            Self::Preheats => "preheats",
         }
     }
 }
@@ -69,6 +75,7 @@ pub struct Trees {
     pub peers: Tree,
     pub clients: Tree,
     pub progress: Tree,
+    pub preheats: Tree,
 }
 
 impl Trees {
@@ -82,6 +89,7 @@ impl Trees {
             peers: open("peers")?,
             clients: open("clients")?,
             progress: open("progress")?,
+            preheats: open("preheats")?,
         })
     }
 
@@ -157,6 +165,20 @@ pub fn progress_prefix(task: &TaskId, client: &ClientId) -> Vec<u8> {
     // A client id has at most 255 bytes by construction.
     let length = [u8::try_from(id.len()).unwrap_or(u8::MAX)];
     [task.as_bytes().as_slice(), &length, id].concat()
+}
+
+/// A preheat itself has its id for a key; what it found to fetch is behind that, in order.
+pub fn preheat_child_key(preheat: &PreheatId, child: u16) -> [u8; PREHEAT_BYTES + 2] {
+    let mut key = [0; PREHEAT_BYTES + 2];
+    key[..PREHEAT_BYTES].copy_from_slice(preheat.as_bytes());
+    key[PREHEAT_BYTES..].copy_from_slice(&child.to_be_bytes());
+    key
+}
+
+/// The preheat that a key is of, and whether it is that of one of its children.
+pub fn parse_preheat(key: &[u8]) -> Option<(PreheatId, bool)> {
+    let (id, rest) = key.split_first_chunk::<PREHEAT_BYTES>()?;
+    matches!(rest.len(), 0 | 2).then(|| (PreheatId::from_bytes(*id), rest.len() == 2))
 }
 
 /// The task that a key begins with, and the rest of the key.

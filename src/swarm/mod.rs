@@ -33,7 +33,8 @@ use std::time::Duration;
 use roaring::RoaringBitmap;
 
 use crate::domain::{
-    Change, ClientId, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize, SourceState, TaskId, TaskStatus,
+    Change, ClientId, ClientState, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize, SourceState, TaskId,
+    TaskStatus,
 };
 pub use events::{Assignment, Decision, Effects, Event, Limits, Refusal, Report};
 pub use expiry::Left;
@@ -47,6 +48,8 @@ pub use views::{ClientView, PieceView, ServingClient};
 
 /// Clients of one task. Whoever comes later is refused: a client costs memory for as long as its task lives.
 const MEMBERS_MAX: usize = 1 << 20;
+/// The path of a client that was only heard of: it serves nothing.
+pub const PATH_OF_UNREGISTERED: &str = "/";
 /// After a failed transfer, a client and a server are not paired again for this long.
 const AVOID_FOR: Duration = Duration::from_secs(60);
 
@@ -233,6 +236,14 @@ impl Swarm {
             Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
         };
         Decision::Continue(member.leases.iter().filter_map(assignment).collect())
+    }
+
+    /// A client is about to be told that it has everything: it is done. Of the published clients, none but the oldest ever
+    /// say so themselves.
+    pub fn finish_client(&mut self, client: &ClientId, effects: &mut Effects) {
+        if let Some(ordinal) = self.members.ordinal(client) {
+            self.change_state(ordinal, ClientState::Success, effects);
+        }
     }
 
     fn wait(&self, held: u32) -> Decision {

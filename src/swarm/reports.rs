@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::events::{Effects, Refusal, Report};
 use super::members::{Arriving, Introduction, Member};
-use super::{AVOID_FOR, MEMBERS_MAX, Server, Swarm};
+use super::{AVOID_FOR, MEMBERS_MAX, PATH_OF_UNREGISTERED, Server, Swarm};
 use crate::domain::{Change, ClientId, ClientState, Endpoint, Moment, PieceNumber};
 
 impl Swarm {
@@ -80,8 +80,12 @@ impl Swarm {
     /// serve others: sending it away would send it to the source.
     pub(super) fn ordinal_or_join(&mut self, now: Moment, client: &ClientId, effects: &mut Effects) -> u32 {
         self.members.ordinal(client).unwrap_or_else(|| {
-            let endpoint =
-                Endpoint { client: client.clone(), ip: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0, path: "/".into() };
+            let endpoint = Endpoint {
+                client: client.clone(),
+                ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
+                port: 0,
+                path: PATH_OF_UNREGISTERED.into(),
+            };
             let intro = Introduction {
                 endpoint: Arc::new(endpoint),
                 server: None,

@@ -102,7 +102,13 @@ impl ModelStore {
                     self.clients.remove(&client);
                     self.progress.retain(|(holder, _), _| *holder != client);
                 }
-                Change::TaskDefined(_) | Change::PeerSeen(_) | Change::TaskForgotten { .. } | Change::PeerForgotten(_) => {}
+                Change::TaskDefined(_)
+                | Change::PeerSeen(_)
+                | Change::TaskForgotten { .. }
+                | Change::PeerForgotten(_)
+                | Change::PreheatChanged(_)
+                | Change::PreheatResolved { .. }
+                | Change::PreheatForgotten(_) => {}
             }
         }
     }

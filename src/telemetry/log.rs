@@ -13,6 +13,14 @@ use super::rolling::{LogFile, RollingFile};
 /// Names the environment variable that sets what is logged.
 const LOG_VARIABLE: &str = "SUPERNODE_LOG";
 
+/// The environment asks for a log that there cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment variable {LOG_VARIABLE} is {directives:?}; allowed is a log filter like info or info,supernode=debug")]
+pub struct WrongLogFilter {
+    directives: String,
+    source: tracing_subscriber::filter::ParseError,
+}
+
 /// The log of the process, whose level can change.
 pub struct Log {
     /// `None` where the environment decides.
@@ -32,8 +40,9 @@ impl Log {
     pub fn set_up(debug: bool, file: Option<LogFile>) -> anyhow::Result<Self> {
         let directives = std::env::var(LOG_VARIABLE).ok().filter(|directives| !directives.is_empty());
         let filter = match &directives {
-            Some(directives) => EnvFilter::try_new(directives)
-                .map_err(|error| anyhow::anyhow!("{LOG_VARIABLE}={directives} is not a log filter: {error}"))?,
+            Some(directives) => {
+                EnvFilter::try_new(directives).map_err(|source| WrongLogFilter { directives: directives.clone(), source })?
+            }
             None => filter(debug),
         };
         let colours = file.is_none() && std::io::stderr().is_terminal();

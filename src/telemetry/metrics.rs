@@ -54,6 +54,8 @@ pub struct Metrics {
     pub repository_bytes: IntGauge,
     pub repository_quota_bytes: IntGauge,
     pub remembered: IntGaugeVec,
+    pub snapshots: IntCounter,
+    pub snapshots_failed: IntCounter,
     pub dfget_download_duration: HistogramVec,
     pub dfget_download_bytes: IntCounterVec,
     pub dfget_download: IntCounterVec,
@@ -141,6 +143,8 @@ impl Metrics {
                 "What is remembered for a while of clients and tasks that are not there",
                 &["what"],
             ),
+            snapshots: metrics.counter("supernode_snapshots_total", "Snapshots that were taken"),
+            snapshots_failed: metrics.counter("supernode_snapshots_failed_total", "Snapshots that could not be taken"),
             dfget_download_duration: metrics.histogram_vec(
                 "dfget_download_duration_seconds",
                 "Duration of downloads, as clients report it",

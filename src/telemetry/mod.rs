@@ -2,7 +2,8 @@
 
 mod log;
 pub mod metrics;
+pub mod recovery;
 mod rolling;
 
-pub use log::Log;
+pub use log::{Log, WrongLogFilter};
 pub use rolling::LogFile;

@@ -12,4 +12,5 @@ mod harness;
 mod reference;
 mod replay;
 mod rest;
+mod supervised;
 mod vectors;

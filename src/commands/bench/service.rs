@@ -26,7 +26,19 @@ impl Service {
             command.env_remove(setting.variable());
         }
         let process = command
-            .args(["serve", "--config", "/dev/null", "--bind", "127.0.0.1", "--port", "0", "--download-port", "0", "--home-dir"])
+            .args([
+                "serve",
+                "--no-supervise",
+                "--config",
+                "/dev/null",
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--download-port",
+                "0",
+                "--home-dir",
+            ])
             .arg(&home)
             .args(flags)
             .env("SUPERNODE_LOG", "warn")

@@ -77,6 +77,7 @@ impl Kind {
             Self::Rows(Table::Peers) => [2, 4],
             Self::Rows(Table::Clients) => [2, 5],
             Self::Rows(Table::Progress) => [2, 6],
+            Self::Rows(Table::Preheats) => [2, 7],
             Self::End => [3, 0],
         }
     }

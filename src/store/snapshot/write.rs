@@ -13,9 +13,10 @@ use sled::IVec;
 
 use super::format::{End, FORMAT_VERSION, FRAME_BYTES, Frame, Header, Kind, MAGIC, push_row};
 use super::{SnapshotError, Taken};
+use crate::domain::Preheat;
 use crate::store::recording::Keys;
-use crate::store::records::{Record, SourceV2};
-use crate::store::schema::{Table, split_task};
+use crate::store::records::{PreheatV1, Record, SourceV2};
+use crate::store::schema::{Table, parse_preheat, split_task};
 use crate::store::{Committer, Store, StoreError};
 
 /// Rows that are read in one go. Short enough that what is noted meanwhile stays small.
@@ -48,7 +49,11 @@ impl Store {
             std::fs::rename(&partial, path).map_err(failed("rename", &partial))?;
             // Sync the directory too: a rename alone may not survive power loss.
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("sync the directory", directory))?;
+            let synced = File::open(directory).and_then(|opened| opened.sync_all());
+            synced.map_err(failed("sync the directory", directory)).inspect_err(|_| {
+                // Nobody is told of it, so nobody should find it.
+                let _ = std::fs::remove_file(path);
+            })?;
             Ok(Taken { path: path.to_owned(), ..taken })
         });
         if taken.is_err() {
@@ -111,7 +116,10 @@ impl Store {
             let (key, value) = row.map_err(StoreError::sled("read for a snapshot"))?;
             match table {
                 Table::Sources => self.put_source(&key, output)?,
-                _ => output.row(table, &key, Some(&value))?,
+                Table::Preheats => put_preheat(&key, Some(&value), output)?,
+                Table::Tasks | Table::Pieces | Table::Peers | Table::Clients | Table::Progress => {
+                    output.row(table, &key, Some(&value))?;
+                }
             }
             last = Some(key);
         }
@@ -125,7 +133,10 @@ impl Store {
                 continue;
             }
             let value = table.tree(&self.trees).get(&key).map_err(StoreError::sled("read for a snapshot"))?;
-            output.row(table, &key, value.as_deref())?;
+            match table {
+                Table::Preheats => put_preheat(&key, value.as_deref(), output)?,
+                _ => output.row(table, &key, value.as_deref())?,
+            }
         }
         Ok(())
     }
@@ -141,7 +152,8 @@ impl Store {
             }
             match SourceV2::decode_any(&bytes) {
                 Ok(record) => {
-                    let bytes = record.without_headers().encode().map_err(in_sources)?;
+                    let spec = record.into_domain(task).without_headers();
+                    let bytes = SourceV2::from(&spec).encode().map_err(in_sources)?;
                     return output.row(Table::Sources, task.as_bytes(), Some(&bytes));
                 }
                 // Chunks of two records, if it is being written just now.
@@ -150,6 +162,20 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// A preheat's row, without headers.
+fn put_preheat(key: &[u8], value: Option<&[u8]>, output: &mut Output) -> Result<(), SnapshotError> {
+    let in_preheats = |source| SnapshotError::Row { table: "preheats", source };
+    match (parse_preheat(key), value) {
+        (Some((id, false)), Some(value)) => {
+            let preheat = PreheatV1::decode(value).and_then(|record| record.into_domain(id)).map_err(in_preheats)?;
+            let preheat = Preheat { source: preheat.source.without_headers(), ..preheat };
+            let bytes = PreheatV1::from(&preheat).encode().map_err(in_preheats)?;
+            output.row(Table::Preheats, key, Some(&bytes))
+        }
+        _ => output.row(Table::Preheats, key, value),
     }
 }
 

@@ -72,6 +72,8 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
     absent.arg("--config").arg(directory.path().join("absent.yml"));
     let mut source_pattern = serve_command(&home);
     source_pattern.args(["--cdn-pattern", "source"]);
+    let mut wrong_log = serve_command(&home);
+    wrong_log.env("SUPERNODE_LOG", "supernode=loudly");
     let pipe = directory.path().join("pipe.yml");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe can be made");
@@ -83,6 +85,7 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
         (wrong_flag, "--port: listenPort is \"eighty\"; allowed is a port, 0 to 65535".to_owned()),
         (wrong_variable, "SUPERNODE_FAIL_ACCESS_INTERVAL: failAccessInterval is \"3\"; allowed is a duration".to_owned()),
         (absent, "absent.yml: No such file or directory".to_owned()),
+        (wrong_log, "SUPERNODE_LOG is \"supernode=loudly\"; allowed is a log filter".to_owned()),
         (source_pattern, "cdnPattern is source, which this supernode cannot do yet".to_owned()),
     ];
     for (command, says) in cases {

@@ -1,11 +1,13 @@
 //! Whole stories: clients, a source and a service that is killed, stopped, or given a source that misbehaves.
 
+mod credentials;
 mod damage;
 mod damaged_home;
 mod dumps;
 mod durability;
 mod lengths;
 mod lifecycle;
+mod machine;
 mod redirects;
 mod snapshots;
 mod sources;

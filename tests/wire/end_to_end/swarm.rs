@@ -1,18 +1,16 @@
 //! Many clients of one file, and a service that is killed in their midst.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
-use crate::harness::client::{Acknowledged, Client, Downloaded, Release, Surprise, Transfers, Wanted};
+use crate::harness::client::{Acknowledged, Client, Downloaded, Release, Transfers, Wanted};
 use crate::harness::dump::Dump;
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{PIECE_SIZE, piece_count, random_content};
 use crate::harness::service::Service;
+use crate::harness::swarm::{Swarm, told};
 
-const CLIENTS: u32 = 8;
+const CLIENTS: usize = 8;
 const KILLS: u32 = 2;
 const FILE_BYTES: usize = 64 * 1024 * 1024;
 /// The source takes about 4 s, so that both kills find it at work.
@@ -23,8 +21,6 @@ const LOST_PER_KILL_BYTES: u64 = 2 * PIECE_SIZE + 8 * 1024 * 1024;
 const SMALL_FILE_BYTES: usize = 15_000_000;
 /// More than 10 s for a piece.
 const SLOW_LINK_BYTES_PER_S: u64 = 400_000;
-/// How long the next piece may be in coming, whatever else the machine has to do.
-const NEXT_PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_spreads_through_a_swarm_and_two_kills_change_nothing() {
@@ -34,11 +30,11 @@ async fn a_file_spreads_through_a_swarm_and_two_kills_change_nothing() {
     let mut service = Service::start_on_held_sockets().await;
     let pieces = piece_count(FILE_BYTES as u64);
     let began = Instant::now();
-    let mut swarm = Swarm::start(&service, &url).await;
+    let mut swarm = Swarm::start(service.api(), &url, &[&Release::GO_1_0_6; CLIENTS]).await;
 
     for kill in 1..=KILLS {
-        swarm.wait_for(CLIENTS * pieces * kill / (KILLS + 1)).await;
-        swarm.kill_and_restart(&mut service).await;
+        swarm.wait_for(swarm.size() * pieces * kill / (KILLS + 1)).await;
+        kill_and_restart(&swarm, &mut service).await;
     }
     let downloads = swarm.finish().await;
     println!("{CLIENTS} clients and {KILLS} kills took {:.1} s", began.elapsed().as_secs_f64());
@@ -48,7 +44,7 @@ async fn a_file_spreads_through_a_swarm_and_two_kills_change_nothing() {
     }
     check_source(&origin, KILLS);
     check_transfers(&downloads);
-    swarm.check_complete(&service.dump().await, &downloads[0].task, pieces);
+    check_complete(&swarm, &service.dump().await, &downloads[0].task, pieces);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,80 +71,31 @@ async fn a_slow_client_holds_nobody_up_and_gets_everything() {
     assert!(slow.content == content, "the slow client ended with other bytes");
 }
 
-/// The clients, each downloading.
-struct Swarm {
-    clients: Vec<Arc<Client>>,
-    downloading: JoinSet<Result<Downloaded, Surprise>>,
-    arrived: watch::Receiver<u32>,
+/// Kills the service and starts it again; nothing that was acknowledged before may be missing after.
+async fn kill_and_restart(swarm: &Swarm, service: &mut Service) {
+    check_kept(&swarm.acknowledged(), &service.dump().await, "while the service runs");
+    service.kill9();
+    let at_the_kill = swarm.acknowledged();
+    let arrived = swarm.arrived();
+    let kept =
+        at_the_kill.iter().map(|(_, acknowledged)| acknowledged.servable.len().min(acknowledged.held.len())).sum::<usize>();
+    assert!(kept > 0, "{arrived} pieces arrived and none was acknowledged: this kill would prove nothing");
+    let began = Instant::now();
+    service.restart().await;
+    println!("killed after {arrived} pieces, serving again after {:?}", began.elapsed());
+    check_kept(&at_the_kill, &service.dump().await, "after the kill");
 }
 
-impl Swarm {
-    async fn start(service: &Service, url: &str) -> Self {
-        let (progress, arrived) = watch::channel(0);
-        let mut swarm = Self { clients: Vec::new(), downloading: JoinSet::new(), arrived };
-        for _ in 0..CLIENTS {
-            let client = Arc::new(Client::start(&Release::GO_1_0_6).await.with_progress(progress.clone()));
-            swarm.clients.push(client.clone());
-            let (api, wanted) = (service.api(), Wanted::url(url));
-            swarm.downloading.spawn(async move { client.download(api, &wanted).await });
-        }
-        swarm
+fn check_complete(swarm: &Swarm, dump: &Dump, task: &str, pieces: u32) {
+    check_kept(&swarm.acknowledged(), dump, "at the end");
+    for client in swarm.clients() {
+        let all = (0..pieces).collect();
+        assert_eq!(dump.held(task, client.cid()), all, "{} holds every piece", client.cid());
+        assert_eq!(dump.servable(task, client.cid()), all, "{} serves every piece", client.cid());
+        assert_eq!(client.asked_in_vain(), 0, "{} was asked for a piece that it never said to serve", client.cid());
     }
-
-    /// Waits until the clients have this many pieces together.
-    async fn wait_for(&mut self, pieces: u32) {
-        while *self.arrived.borrow_and_update() < pieces {
-            tokio::select! {
-                changed = self.arrived.changed() => changed.expect("the clients count while they live"),
-                Some(ended) = self.downloading.join_next() => panic!("a download ended before {pieces} pieces were there: {:?}", told(ended)),
-                () = tokio::time::sleep(NEXT_PIECE_TIMEOUT) => panic!("{} pieces, and none in {NEXT_PIECE_TIMEOUT:?}", *self.arrived.borrow()),
-            }
-        }
-    }
-
-    /// Kills the service and starts it again; nothing that was acknowledged before may be missing after.
-    async fn kill_and_restart(&self, service: &mut Service) {
-        let before = self.acknowledged();
-        check_kept(&before, &service.dump().await, "while the service runs");
-        service.kill9();
-        let at_the_kill = self.acknowledged();
-        let arrived = *self.arrived.borrow();
-        let kept =
-            at_the_kill.iter().map(|(_, acknowledged)| acknowledged.servable.len().min(acknowledged.held.len())).sum::<usize>();
-        assert!(kept > 0, "{arrived} pieces arrived and none was acknowledged: this kill would prove nothing");
-        let began = Instant::now();
-        service.restart().await;
-        println!("killed after {arrived} pieces, serving again after {:?}", began.elapsed());
-        check_kept(&at_the_kill, &service.dump().await, "after the kill");
-    }
-
-    fn acknowledged(&self) -> Vec<(String, Acknowledged)> {
-        self.clients.iter().map(|client| (client.cid().to_owned(), client.acknowledged())).collect()
-    }
-
-    async fn finish(&mut self) -> Vec<Downloaded> {
-        let mut downloads = Vec::new();
-        while let Some(ended) = self.downloading.join_next().await {
-            downloads.push(told(ended).unwrap_or_else(|surprise| panic!("a client: {surprise}")));
-        }
-        downloads
-    }
-
-    fn check_complete(&self, dump: &Dump, task: &str, pieces: u32) {
-        check_kept(&self.acknowledged(), dump, "at the end");
-        for client in &self.clients {
-            let all = (0..pieces).collect();
-            assert_eq!(dump.held(task, client.cid()), all, "{} holds every piece", client.cid());
-            assert_eq!(dump.servable(task, client.cid()), all, "{} serves every piece", client.cid());
-            assert_eq!(client.asked_in_vain(), 0, "{} was asked for a piece that it never said to serve", client.cid());
-        }
-        let served: Vec<u32> = self.clients.iter().map(|client| client.served()).collect();
-        println!("pieces that each client served: {served:?}");
-    }
-}
-
-fn told(ended: Result<Result<Downloaded, Surprise>, tokio::task::JoinError>) -> Result<Downloaded, Surprise> {
-    ended.expect("a client does not panic")
+    let served: Vec<u32> = swarm.clients().iter().map(|client| client.served()).collect();
+    println!("pieces that each client served: {served:?}");
 }
 
 /// Looks for everything that clients were acknowledged in a dump that was taken later.

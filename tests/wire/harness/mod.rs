@@ -6,6 +6,8 @@ pub mod exchange;
 pub mod origin;
 pub mod pieces;
 pub mod service;
+pub mod supervised;
+pub mod swarm;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

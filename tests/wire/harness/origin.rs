@@ -37,8 +37,12 @@ pub struct File {
     pub status: Option<StatusCode>,
     /// Answered with 302 instead of the file.
     pub location: Option<String>,
-    /// Answers 401 to requests that do not bring this `Authorization`.
+    /// Denies requests that do not bring this `Authorization`.
     pub authorization: Option<String>,
+    /// Says what it wants to see, with the denial.
+    pub challenge: Option<String>,
+    /// With which status.
+    pub denial: StatusCode,
     /// No `Content-Length`.
     pub chunked: bool,
     /// Announced instead of the content's own length; what is beyond the content never comes.
@@ -46,6 +50,8 @@ pub struct File {
     pub ignores_range: bool,
     /// Sends the file to whoever has it already.
     pub ignores_conditions: bool,
+    /// Says nothing by which its content could be recognised.
+    pub unvalidated: bool,
     pub rate_bytes_per_s: Option<u64>,
     pub delay: Duration,
     pub ending: Ending,
@@ -69,10 +75,13 @@ impl File {
             status: None,
             location: None,
             authorization: None,
+            challenge: None,
+            denial: StatusCode::UNAUTHORIZED,
             chunked: false,
             announced_length: None,
             ignores_range: false,
             ignores_conditions: false,
+            unvalidated: false,
             rate_bytes_per_s: None,
             delay: Duration::ZERO,
             ending: Ending::Whole,
@@ -289,7 +298,11 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
         return response;
     }
     if file.authorization.is_some() && header(request.headers(), "authorization") != file.authorization.as_deref() {
-        return bare(StatusCode::UNAUTHORIZED);
+        let mut response = bare(file.denial);
+        if let Some(challenge) = &file.challenge {
+            response.headers_mut().insert("www-authenticate", challenge.parse().expect("a test's challenge is a header value"));
+        }
+        return response;
     }
     let has_it = header(request.headers(), "if-none-match").is_some_and(|etag| etag == file.etag());
     if has_it && !file.ignores_conditions {
@@ -297,10 +310,10 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
     }
     let total = file.content.len();
     let Ok(part) = file.part(request.headers()) else { return bare(StatusCode::RANGE_NOT_SATISFIABLE) };
-    let mut response = Response::builder()
-        .header("etag", file.etag())
-        .header("last-modified", file.last_modified())
-        .header("content-type", "application/octet-stream");
+    let mut response = Response::builder().header("content-type", "application/octet-stream");
+    if !file.unvalidated {
+        response = response.header("etag", file.etag()).header("last-modified", file.last_modified());
+    }
     if let Some(part) = &part {
         let range = format!("bytes {}-{}/{total}", part.start, part.end - 1);
         response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);

@@ -22,7 +22,11 @@ const LISTEN_FDS_START: RawFd = 3;
 /// Descriptors that are parked here cannot be in the way of those that are handed over.
 const PARKING_START: RawFd = 64;
 /// What would send the service's requests elsewhere than to a source on loopback, or change what it takes for given.
-const ENVIRONMENT_REMOVED: [&str; 9] = [
+const ENVIRONMENT_REMOVED: [&str; 13] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "_SUPERNODE_HANDOVER",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -157,13 +161,18 @@ impl Drop for Service {
 pub fn serve_command(home: &Path) -> Command {
     let mut command = command();
     // Whatever is configured for a service of this machine is not for this one.
-    command.args(["serve", "--config", "/dev/null", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
+    command.args(["serve", "--no-supervise", "--config", "/dev/null", "--advertise-ip", "127.0.0.1", "--home-dir"]).arg(home);
     command
 }
 
 /// The binary, in an environment that says nothing to it.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    command_of(Path::new(binary()))
+}
+
+/// A copy of the binary, in such an environment.
+pub fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     let settings = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("SUPERNODE_"));
     for name in settings.chain(ENVIRONMENT_REMOVED.map(Into::into)) {
         command.env_remove(name);

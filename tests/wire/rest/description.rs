@@ -35,6 +35,11 @@ async fn answers_are_as_they_are_described() {
     let task = download(&service, &url).await.task;
     let description = fetch(service.api(), "/openapi.json").await;
     let cid = fetch(service.api(), "/peers").await[0]["ID"].as_str().expect("an id").to_owned();
+    let preheat = exchange::call(service.api(), post_json("/preheats", &serde_json::json!({"type": "file", "url": url}))).await;
+    let preheat = preheat.expect("an answer");
+    check(&description, "post", "/preheats", &preheat);
+    let preheat: Value = serde_json::from_slice(&preheat.body).expect("JSON");
+    let preheat = preheat["ID"].as_str().expect("an id").to_owned();
     let registration = serde_json::json!({
         "rawUrl": url, "taskUrl": url, "cid": "127.0.0.1-1-1795423513.832", "ip": "127.0.0.1", "port": 0, "path": "/p", "version": "1.0.6",
     });
@@ -61,6 +66,9 @@ async fn answers_are_as_they_are_described() {
         ("/peers/{id}", "/peers/nobody".into()),
         ("/cache", "/cache".into()),
         ("/cache", "/cache?pageNum=x".into()),
+        ("/preheats", "/preheats".into()),
+        ("/preheats/{id}", format!("/preheats/{preheat}")),
+        ("/preheats/{id}", format!("/preheats/{}", "0".repeat(32))),
         ("/tasks", "/tasks".into()),
         ("/tasks/{id}", format!("/tasks/{task}")),
         ("/tasks/{id}", "/tasks/abc".into()),

@@ -3,6 +3,7 @@
 mod deletion;
 mod description;
 mod lists;
+mod preheats;
 
 use std::net::SocketAddr;
 

@@ -26,13 +26,18 @@ pub async fn reload_on(hangup: &mut Signal, sources: Arc<Sources>, cluster: &Clu
             }
         };
         log_loaded(&read);
-        let reloaded = reload(&cluster.config(), &read.config);
+        let reloaded = reload(&cluster.config(), &read);
         log.set_debug(reloaded.config.debug);
         cluster.reconfigure(reloaded.config);
-        for Difference { key, old, new } in &reloaded.applied {
-            tracing::info!("setting changed: {key}: {old} → {new}");
+        for Difference { key, old, new, unsaid } in &reloaded.applied {
+            // A file that was emptied by mistake is as valid as any.
+            if *unsaid {
+                tracing::warn!("setting changed: {key}: {old} → {new}, the default, because nothing gives it any more");
+            } else {
+                tracing::info!("setting changed: {key}: {old} → {new}");
+            }
         }
-        for Difference { key, old, new } in &reloaded.waiting {
+        for Difference { key, old, new, .. } in &reloaded.waiting {
             tracing::warn!("setting needs a restart to change: {key}: {old} → {new}");
         }
         tracing::info!(changed = reloaded.applied.len(), waiting = reloaded.waiting.len(), "configuration is reloaded");

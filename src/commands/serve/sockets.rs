@@ -1,7 +1,7 @@
 //! Listening sockets: handed to us by whoever started us, or bound here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -57,6 +57,19 @@ impl Sockets {
         }
     }
 
+    /// The sockets that a supervisor left open under these numbers.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else in this process may use the two descriptors.
+    pub unsafe fn from_descriptors(api: RawFd, download: RawFd) -> anyhow::Result<Self> {
+        let socket = |fd| {
+            // SAFETY: the caller promises that it is ours.
+            listening(Socket::from(unsafe { OwnedFd::from_raw_fd(fd) }), fd)
+        };
+        Ok(Self { api: socket(api)?, download: socket(download)? })
+    }
+
     /// Binds the sockets that the configuration names.
     pub fn bind(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
@@ -78,7 +91,7 @@ fn inherited_count() -> anyhow::Result<Option<usize>> {
 
 fn listening(socket: Socket, fd: i32) -> anyhow::Result<TcpListener> {
     if !socket.is_listener().unwrap_or(false) {
-        bail!("descriptor {fd}, handed over by LISTEN_FDS, is not a listening stream socket");
+        bail!("descriptor {fd}, which was handed over, is not a listening stream socket");
     }
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;

@@ -1,0 +1,343 @@
+//! Preheats: files and images that are fetched before anybody asks for them, so that the first client finds them here.
+//!
+//! A preheat is stored when it is taken, each time it gets further, and when it has ended; one that a kill interrupted
+//! begins anew, and finds what it had fetched. It has tasks like those of clients, which outlive it.
+
+mod image;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::cell::{Fetching, Probe};
+use super::{CallError, Cluster, Page, Window};
+use crate::domain::{Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec};
+use crate::store::CommitFailed;
+
+/// Preheats that are remembered, ended ones included.
+const PREHEATS_MAX: usize = 10_000;
+/// Preheats that run at once; others wait.
+const RUNNING_MAX: usize = 4;
+/// Tasks of one preheat that are fetched at once.
+const CHILDREN_AT_ONCE: usize = 4;
+/// How long an ended preheat is remembered.
+const REMEMBERED_FOR_MS: u64 = 24 * 60 * 60 * 1000;
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at a task that is being fetched: at first, and at most.
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// All preheats.
+#[derive(Debug)]
+pub struct Preheats {
+    known: Mutex<BTreeMap<PreheatId, Arc<Job>>>,
+    places: Semaphore,
+}
+
+impl Default for Preheats {
+    fn default() -> Self {
+        Self { known: Mutex::default(), places: Semaphore::new(RUNNING_MAX) }
+    }
+}
+
+/// A preheat as the running service has it.
+#[derive(Debug)]
+struct Job {
+    now: Mutex<Stage>,
+    /// It was deleted.
+    ended: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+struct Stage {
+    preheat: Arc<Preheat>,
+    children: Arc<[PreheatChild]>,
+}
+
+/// What is to be fetched ahead.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub kind: PreheatKind,
+    /// What is fetched; of an image, its manifest.
+    pub source: TaskSpec,
+    pub filter: Vec<String>,
+}
+
+/// A preheat as it is now.
+#[derive(Clone, Debug)]
+pub struct PreheatView {
+    pub preheat: Arc<Preheat>,
+    pub children: Vec<ChildView>,
+}
+
+/// One task of a preheat.
+#[derive(Clone, Debug)]
+pub struct ChildView {
+    pub child: PreheatChild,
+    /// `None` where the task is no more.
+    pub state: Option<SourceState>,
+    pub length: Option<u64>,
+    /// Pieces that are here.
+    pub pieces: u32,
+}
+
+impl Cluster {
+    /// Takes a preheat, which begins as soon as fewer run. Returns once it is durable.
+    pub async fn preheat(self: &Arc<Self>, wanted: Wanted) -> Result<PreheatId, CallError> {
+        if self.is_draining() {
+            return Err(CallError::AskAgain);
+        }
+        let Wanted { kind, source, filter } = wanted;
+        let id = PreheatId::from_bytes(fastrand::u128(..).to_be_bytes());
+        let preheat =
+            Arc::new(Preheat { id, kind, source, filter, created_ms: now_ms(), ended_ms: None, state: PreheatState::Waiting });
+        let job = Arc::new(Job {
+            now: Mutex::new(Stage { preheat: preheat.clone(), children: [].into() }),
+            ended: CancellationToken::new(),
+        });
+        let room = self.committer.room().await?;
+        {
+            let mut known = self.preheats.known.lock();
+            if known.len() >= PREHEATS_MAX {
+                return Err(CallError::TooManyPreheats(PREHEATS_MAX));
+            }
+            known.insert(id, job.clone());
+        }
+        room.submit(vec![Change::PreheatChanged(preheat)], 0).durable().await?;
+        self.run_preheat(job);
+        Ok(id)
+    }
+
+    /// A page of all preheats, the latest first.
+    pub fn preheats(&self, window: Window) -> Page<PreheatView> {
+        let mut stages: Vec<Stage> = self.preheats.known.lock().values().map(|job| job.now.lock().clone()).collect();
+        stages.sort_by_key(|stage| std::cmp::Reverse((stage.preheat.created_ms, stage.preheat.id)));
+        let total = stages.len();
+        let items = stages.into_iter().skip(window.skip).take(window.take).map(|stage| self.view_of_preheat(stage)).collect();
+        Page { total, items }
+    }
+
+    pub fn preheat_view(&self, id: &PreheatId) -> Result<PreheatView, CallError> {
+        let job = self.preheats.known.lock().get(id).cloned().ok_or(CallError::UnknownPreheat(*id))?;
+        let stage = job.now.lock().clone();
+        Ok(self.view_of_preheat(stage))
+    }
+
+    fn view_of_preheat(&self, stage: Stage) -> PreheatView {
+        let view = |child: &PreheatChild| {
+            let cell = self.tasks.read().get(&child.task).cloned();
+            let Some(cell) = cell else { return ChildView { child: child.clone(), state: None, length: None, pieces: 0 } };
+            let inner = cell.lock();
+            let status = inner.swarm.status();
+            let pieces = inner.swarm.pieces_stored();
+            ChildView { child: child.clone(), state: Some(status.state.clone()), length: status.length, pieces }
+        };
+        PreheatView { children: stage.children.iter().map(view).collect(), preheat: stage.preheat }
+    }
+
+    /// Forgets a preheat; one that runs ends. What it fetched stays.
+    pub async fn forget_preheat(&self, id: &PreheatId) -> Result<(), CallError> {
+        let room = self.committer.room().await?;
+        let ticket = {
+            let job = self.preheats.known.lock().remove(id).ok_or(CallError::UnknownPreheat(*id))?;
+            job.ended.cancel();
+            // Under the lock of its stage, as every change of it.
+            let _stage = job.now.lock();
+            room.submit(vec![Change::PreheatForgotten(*id)], 0)
+        };
+        Ok(ticket.durable().await?)
+    }
+
+    /// Takes up what is stored.
+    pub(super) fn load_preheats(&self) -> Result<(), crate::store::StoreError> {
+        let stored = self.store.preheats()?;
+        let job = |(preheat, children): (Preheat, Vec<PreheatChild>)| {
+            let stage = Stage { preheat: Arc::new(preheat), children: children.into() };
+            (stage.preheat.id, Arc::new(Job { now: Mutex::new(stage), ended: CancellationToken::new() }))
+        };
+        *self.preheats.known.lock() = stored.into_iter().map(job).collect();
+        Ok(())
+    }
+
+    /// Goes on with what has not ended, and forgets what ended long ago, for as long as the service runs.
+    pub(super) fn keep_preheats(self: &Arc<Self>) {
+        let jobs: Vec<Arc<Job>> = self.preheats.known.lock().values().cloned().collect();
+        for job in jobs {
+            if job.now.lock().preheat.ended_ms.is_none() {
+                self.run_preheat(job);
+            }
+        }
+        let cluster = self.clone();
+        self.spawn(async move {
+            let mut ticks = tokio::time::interval(SWEEP_EVERY);
+            while cluster.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+                for id in cluster.preheats.ended_before(now_ms().saturating_sub(REMEMBERED_FOR_MS)) {
+                    // Somebody else may have deleted it; and a committer that takes nothing stops the service.
+                    let _ = cluster.forget_preheat(&id).await;
+                }
+            }
+        });
+    }
+
+    fn run_preheat(self: &Arc<Self>, job: Arc<Job>) {
+        let cluster = self.clone();
+        self.spawn(async move {
+            let running = job.ended.run_until_cancelled(cluster.run_to_its_end(&job));
+            // Stopped, it goes on with the next start.
+            let _ = cluster.stopping.run_until_cancelled(running).await;
+        });
+    }
+
+    async fn run_to_its_end(self: &Arc<Self>, job: &Job) {
+        // The places are never closed.
+        let Ok(_place) = self.preheats.places.acquire().await else { return };
+        let ended = async {
+            self.change_preheat(job, PreheatState::Running, None).await?;
+            let preheat = job.now.lock().preheat.clone();
+            tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
+            let outcome = match self.resolve(&preheat).await {
+                Ok(sources) => {
+                    let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
+                    self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
+                    self.warm_all(sources).await
+                }
+                Err(why) => Err(why),
+            };
+            let state = match outcome {
+                Ok(()) => PreheatState::Success,
+                Err(why) => PreheatState::Failed(why),
+            };
+            match &state {
+                PreheatState::Failed(reason) => tracing::warn!(preheat = %preheat.id, reason, "preheat failed"),
+                _ => tracing::info!(preheat = %preheat.id, "preheated"),
+            }
+            self.change_preheat(job, state, None).await
+        };
+        // A committer that takes nothing stops the service, which is told of it.
+        let _: Result<(), CommitFailed> = ended.await;
+    }
+
+    /// What the preheat is to fetch, or why that cannot be told.
+    async fn resolve(&self, preheat: &Preheat) -> Result<Vec<TaskSpec>, String> {
+        if preheat.source.headers_left_out {
+            return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
+        }
+        match &preheat.kind {
+            PreheatKind::File => Ok(vec![preheat.source.clone()]),
+            PreheatKind::Image { platform } => {
+                image::resolve(self.worker.source(), &preheat.source, &preheat.filter, platform).await
+            }
+        }
+    }
+
+    /// Fetches all of these. What can be fetched is, even where something cannot.
+    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), String> {
+        let warming = sources.into_iter().map(|source| {
+            let cluster = self.clone();
+            async move {
+                let warmed = cluster.warm(&source).await;
+                warmed.map_err(|why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
+            }
+        });
+        let outcomes: Vec<Result<(), String>> =
+            futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).collect().await;
+        let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+        match failed.as_slice() {
+            [] => Ok(()),
+            [only] => Err(only.clone()),
+            [first, rest @ ..] => Err(format!("{first}; and {} more failed", rest.len())),
+        }
+    }
+
+    /// Has a task fetched that nobody registered for, and returns once it is here whole.
+    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), String> {
+        let cell = self.cell_for(source).await.map_err(|error| error.to_string())?;
+        let mut wait = LOOK_FIRST;
+        loop {
+            {
+                let inner = cell.lock();
+                if inner.swarm.is_whole() {
+                    return Ok(());
+                }
+                if let Some(failure) = inner.swarm.failure() {
+                    return Err(failure.reason.clone());
+                }
+                if matches!(inner.fetching, Fetching::Removed) {
+                    return Err(match &*cell.probe.borrow() {
+                        Probe::Refused(refused) => refused.to_string(),
+                        Probe::Pending | Probe::Answered => "its task was deleted".to_owned(),
+                    });
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LOOK_MAX);
+        }
+    }
+
+    async fn change_preheat(
+        &self,
+        job: &Job,
+        state: PreheatState,
+        children: Option<Arc<[PreheatChild]>>,
+    ) -> Result<(), CommitFailed> {
+        let room = self.committer.room().await?;
+        let ticket = {
+            let mut stage = job.now.lock();
+            if job.ended.is_cancelled() {
+                return Ok(());
+            }
+            let mut preheat = Preheat::clone(&stage.preheat);
+            if matches!(state, PreheatState::Success | PreheatState::Failed(_)) {
+                preheat.ended_ms = Some(now_ms());
+                // Nobody needs the credentials any more.
+                preheat.source = preheat.source.without_headers();
+            }
+            preheat.state = state;
+            let mut changes = vec![Change::PreheatChanged(Arc::new(preheat.clone()))];
+            if let Some(children) = children {
+                changes.push(Change::PreheatResolved { preheat: preheat.id, children: children.clone() });
+                stage.children = children;
+            }
+            stage.preheat = Arc::new(preheat);
+            room.submit(changes, 0)
+        };
+        ticket.durable().await
+    }
+}
+
+impl Preheats {
+    fn ended_before(&self, then_ms: u64) -> Vec<PreheatId> {
+        let known = self.known.lock();
+        let ended = known.values().filter_map(|job| {
+            let stage = job.now.lock();
+            stage.preheat.ended_ms.filter(|ended| *ended < then_ms).map(|_| stage.preheat.id)
+        });
+        ended.collect()
+    }
+}
+
+/// Milliseconds since 1970: kept across restarts.
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A task of what this source names.
+fn part_of(source: &TaskSpec, url: String, filter: &[String], headers: Vec<(String, String)>) -> TaskSpec {
+    let task_url = crate::domain::task::without_filtered(&url, filter);
+    let identifier = source.identifier.clone();
+    TaskSpec {
+        id: TaskId::derive(&task_url, identifier.as_deref().unwrap_or_default(), ""),
+        raw_url: url,
+        task_url,
+        md5: None,
+        identifier,
+        headers,
+        ..source.clone()
+    }
+}

@@ -1,0 +1,303 @@
+//! The supervisor: a process that holds the listening sockets and runs the service in a worker, which may die.
+//!
+//! Connections wait in the sockets' queues while one worker follows another, so that no client is ever refused.
+//! Owns: the sockets, starting workers, and passing on the signals that it gets.
+//! Must not: do anything that can fail once it runs. It has one thread and no runtime, writes no log, and never touches the
+//! home; what it has to tell, its next worker tells.
+//!
+//! The worker is this very program (`/proc/self/exe`: a file that was replaced meanwhile changes nothing until SIGUSR2),
+//! says that it is ready by SIGUSR1, and is killed by the kernel when its supervisor dies. For an upgrade the worker looks
+//! at the new program, drains, and ends with [`DRAINED_FOR_UPGRADE`]; the next worker is then of the new program, and once
+//! it is ready the supervisor becomes the new program too. One that ends before it was ready leaves everything as it was.
+
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::process::{Pid, WaitOptions, WaitStatus, kill_process, waitpid};
+
+use super::handover::{Handover, News};
+use super::sockets::Sockets;
+use super::{signals, upgrade};
+use crate::commands::{DRAINED_FOR_UPGRADE, FAILED, home_lock};
+use crate::config::{Home, Sources};
+
+/// The program of this process, whatever has become of its file.
+const OURSELVES: &str = "/proc/self/exe";
+/// Workers in a row that end before they are ready: then it is not chance.
+const FAILED_STARTS_MAX: u32 = 10;
+/// Before the next start after a second such end; doubled for each one more.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Between two starts: workers that die as soon as they are ready must not take the whole machine.
+const START_EVERY: Duration = Duration::from_millis(100);
+
+/// How a worker ended that is not started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerEnded {
+    /// It said itself why.
+    #[error("the service ended with exit code {0}")]
+    Code(u8),
+    #[error("the service was killed while it stopped; nothing that was acknowledged is lost")]
+    Killed,
+    #[error(
+        "the service ended {FAILED_STARTS_MAX} times in a row before it was ready and is not started again; its last words are above, `supernode check` looks for damage"
+    )]
+    Looping,
+}
+
+impl WorkerEnded {
+    pub fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Code(code) => code,
+            Self::Killed | Self::Looping => FAILED,
+        })
+    }
+}
+
+/// Binds the sockets and runs workers until one ends on purpose.
+pub fn run(sources: &Sources) -> anyhow::Result<()> {
+    // Before anything is waited for: a signal that comes early is not lost.
+    let signals = signals::block()?;
+    let config = sources.load()?.config;
+    let sockets = match Sockets::bind(&config) {
+        Ok(sockets) => sockets,
+        // Who starts twice should read who has the home, not that a port is taken.
+        Err(error) => return Err(home_lock::holder_of(&Home::new(config.home)).map_or(error, Into::into)),
+    };
+    Supervisor::new(sockets, SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?).run()
+}
+
+/// Goes on where another program was the supervisor.
+pub fn go_on(sockets: Sockets, worker: Option<Pid>, news: News) -> anyhow::Result<()> {
+    let signals = signals::block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let worker = worker.map(|pid| Worker { pid, started: Instant::now(), ready: true });
+    Supervisor { worker, news, ..Supervisor::new(sockets, signals) }.run()
+}
+
+#[derive(Debug)]
+struct Worker {
+    pid: Pid,
+    started: Instant,
+    ready: bool,
+}
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Stopping,
+    /// The first worker of a new program has to show that it gets ready.
+    Trial,
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    sockets: Sockets,
+    signals: SignalFd,
+    worker: Option<Worker>,
+    /// When the next worker starts, while there is none.
+    start_at: Instant,
+    /// What the next worker is told.
+    news: News,
+    phase: Phase,
+    /// What workers are started from.
+    program: PathBuf,
+}
+
+impl Supervisor {
+    fn new(sockets: Sockets, signals: SignalFd) -> Self {
+        Self {
+            sockets,
+            signals,
+            worker: None,
+            start_at: Instant::now(),
+            news: News::default(),
+            phase: Phase::Serving,
+            program: OURSELVES.into(),
+        }
+    }
+
+    /// Runs workers until one ends on purpose.
+    fn run(&mut self) -> anyhow::Result<()> {
+        loop {
+            // Asked each time: of several children that end together, one signal may tell.
+            if let Some(ended) = self.reap()? {
+                return if ended == WorkerEnded::Code(0) { Ok(()) } else { Err(ended.into()) };
+            }
+            if self.worker.is_none() {
+                if self.phase == Phase::Stopping {
+                    return Ok(());
+                }
+                if Instant::now() >= self.start_at {
+                    self.start();
+                }
+            }
+            self.wait_for_signals();
+            while let Ok(Some(signal)) = self.signals.read_signal() {
+                self.take(signal.ssi_signo, signal.ssi_pid);
+            }
+        }
+    }
+
+    fn wait_for_signals(&self) {
+        // Whole milliseconds, and one more: it is due when this is over.
+        let wait = |due: Instant| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let timeout = match self.worker {
+            None => PollTimeout::try_from(wait(self.start_at)).unwrap_or(PollTimeout::MAX),
+            Some(_) => PollTimeout::NONE,
+        };
+        // Interrupted or not: whatever there is to do is looked for.
+        let _ = poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], timeout);
+    }
+
+    fn take(&mut self, number: u32, sender: u32) {
+        match i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) {
+            Some(Signal::SIGTERM | Signal::SIGINT) => {
+                self.phase = Phase::Stopping;
+                self.tell(rustix::process::Signal::TERM);
+            }
+            Some(Signal::SIGHUP) => self.tell(rustix::process::Signal::HUP),
+            Some(Signal::SIGUSR2) if self.phase == Phase::Serving => self.tell(rustix::process::Signal::USR2),
+            Some(Signal::SIGUSR1) if self.is_worker(sender) => self.worker_is_ready(),
+            // A child has ended, which is looked for anyway; or somebody else speaks.
+            _ => {}
+        }
+    }
+
+    fn is_worker(&self, pid: u32) -> bool {
+        self.worker.as_ref().is_some_and(|worker| u32::try_from(worker.pid.as_raw_pid()) == Ok(pid))
+    }
+
+    fn tell(&self, signal: rustix::process::Signal) {
+        if let Some(worker) = &self.worker {
+            // One that has ended meanwhile is reaped next.
+            let _ = kill_process(worker.pid, signal);
+        }
+    }
+
+    fn start(&mut self) {
+        let started = Handover::from_supervisor(&self.sockets, None, self.news.clone())
+            .and_then(|handover| command(&self.program, &handover).spawn());
+        match started {
+            // It is waited for by its id, which stays the same when this process becomes another program.
+            Ok(child) => self.worker = Some(Worker { pid: Pid::from_child(&child), started: Instant::now(), ready: false }),
+            Err(error) if self.phase == Phase::Trial => self.give_up_upgrade(&error.to_string()),
+            // No memory or no process to be had: that may pass.
+            Err(_) => self.start_at = Instant::now() + PAUSE_MAX,
+        }
+    }
+
+    fn worker_is_ready(&mut self) {
+        let Some(worker) = &mut self.worker else { return };
+        worker.ready = true;
+        let pid = worker.pid;
+        self.news = News { served: true, ..News::default() };
+        if self.phase == Phase::Trial {
+            self.phase = Phase::Serving;
+            self.become_new(pid);
+        }
+    }
+
+    /// Goes on as the program of which the worker is already. Where that fails, this one does: as supervisors they are alike.
+    fn become_new(&self, worker: Pid) {
+        if let Ok(handover) = Handover::from_supervisor(&self.sockets, Some(worker), self.news.clone()) {
+            // Blocked signals stay blocked and wait for the new program.
+            let _ = command(&self.program, &handover).exec();
+        }
+    }
+
+    /// Looks whether the worker has ended, and decides what follows; tells how it ended if nothing does.
+    fn reap(&mut self) -> anyhow::Result<Option<WorkerEnded>> {
+        let Some(pid) = self.worker.as_ref().map(|worker| worker.pid) else { return Ok(None) };
+        let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG).context("cannot wait for the worker")? else {
+            return Ok(None);
+        };
+        let Some(worker) = self.worker.take() else { return Ok(None) };
+        let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
+        self.start_at = Instant::now();
+        Ok(match (self.phase, code) {
+            (Phase::Stopping, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
+            (Phase::Trial, _) => {
+                self.give_up_upgrade(&describe(status));
+                None
+            }
+            (Phase::Serving, Some(0)) => Some(WorkerEnded::Code(0)),
+            (Phase::Serving, Some(DRAINED_FOR_UPGRADE)) => {
+                self.begin_trial();
+                None
+            }
+            // Who starts in vain should read why, once and now.
+            (Phase::Serving, Some(code)) if !worker.ready && !self.news.served => Some(WorkerEnded::Code(code)),
+            (Phase::Serving, _) => self.after_death(&worker, status),
+        })
+    }
+
+    fn begin_trial(&mut self) {
+        match upgrade::program() {
+            Ok(program) => (self.phase, self.program) = (Phase::Trial, program),
+            Err(error) => self.give_up_upgrade(&format!("{error:#}")),
+        }
+    }
+
+    fn give_up_upgrade(&mut self, why: &str) {
+        (self.phase, self.program) = (Phase::Serving, OURSELVES.into());
+        self.news.failed_upgrade = Some(why.to_owned());
+    }
+
+    fn after_death(&mut self, worker: &Worker, status: WaitStatus) -> Option<WorkerEnded> {
+        self.news.death = Some(describe(status));
+        self.news.failed_starts = if worker.ready { 0 } else { self.news.failed_starts + 1 };
+        if self.news.failed_starts == FAILED_STARTS_MAX {
+            return Some(WorkerEnded::Looping);
+        }
+        self.start_at = (Instant::now() + pause_after(self.news.failed_starts)).max(worker.started + START_EVERY);
+        None
+    }
+}
+
+/// The same command line for another program.
+fn command(program: &Path, handover: &Handover) -> Command {
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments);
+    handover.put_into(&mut command);
+    command
+}
+
+/// None after the first failed start, then twice as long each time.
+fn pause_after(failed_starts: u32) -> Duration {
+    match failed_starts {
+        0 | 1 => Duration::ZERO,
+        _ => PAUSE_FIRST.saturating_mul(1 << (failed_starts - 2).min(16)).min(PAUSE_MAX),
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "neither exit code nor signal".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failed_start_costs_no_time_and_later_ones_a_bounded_time() {
+        let pauses: Vec<u128> = (0..FAILED_STARTS_MAX).map(|starts| pause_after(starts).as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+}

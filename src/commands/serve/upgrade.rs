@@ -1,0 +1,54 @@
+//! Upgrading: the program that now stands where this one was started from.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::handover::start_apart;
+
+/// How long a new program may take to tell its version.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Where this program was started from, and where its successor is therefore looked for. A link is followed anew.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let called = std::env::args_os().next().map(PathBuf::from).filter(|called| called.components().count() > 1);
+    if let Some(called) = called {
+        return Ok(std::env::current_dir().context("cannot tell the working directory")?.join(called));
+    }
+    let path = std::env::current_exe().context("cannot tell which program this is")?;
+    // So the kernel marks a program whose file was replaced.
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes).to_vec();
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+/// Lets the new program tell its version, which one that cannot run here does not.
+pub fn check() -> anyhow::Result<String> {
+    let program = program()?;
+    let shown = program.display();
+    let mut command = Command::new(&program);
+    start_apart(&mut command).arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("{shown} cannot be run"))?;
+    let deadline = Instant::now() + CHECK_TIMEOUT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill().and_then(|()| child.wait().map(drop))?;
+            bail!("{shown} does not tell its version within {} s", CHECK_TIMEOUT.as_secs());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let output = child.wait_with_output()?;
+    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() || !version.starts_with(env!("CARGO_PKG_NAME")) {
+        bail!(
+            "{shown} is no supernode that runs here: asked for its version it ended with {} and said {version:?}",
+            output.status
+        );
+    }
+    Ok(version)
+}

@@ -1,0 +1,155 @@
+//! Preheats: files and images that are fetched before anybody asks for them.
+
+use std::fmt;
+
+use super::{TaskId, TaskSpec};
+
+/// Names a preheat: 128 random bits, written as hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PreheatId([u8; 16]);
+
+/// The text is no preheat's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a preheat's id is 32 hexadecimal digits")]
+pub struct NotAPreheatId;
+
+impl PreheatId {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    pub fn parse(text: &str) -> Result<Self, NotAPreheatId> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotAPreheatId)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for PreheatId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// What is behind a preheat's URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreheatKind {
+    File,
+    /// A registry's manifest; its configuration and layers are fetched.
+    Image {
+        platform: Platform,
+    },
+}
+
+/// Which of an image's manifests are meant, where it has several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Platform {
+    All,
+    One {
+        os: String,
+        architecture: String,
+        /// Any, where none is named.
+        variant: Option<String>,
+    },
+}
+
+/// The text is no platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be \"all\", or an operating system and an architecture like linux/amd64 or linux/arm/v7")]
+pub struct NotAPlatform;
+
+impl Platform {
+    /// Reads `all`, `linux/amd64` or `linux/arm/v7`.
+    pub fn parse(text: &str) -> Result<Self, NotAPlatform> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let mut parts = text.split('/').map(str::to_owned);
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(os), Some(architecture), variant, None)
+                if !os.is_empty() && !architecture.is_empty() && variant.as_deref() != Some("") =>
+            {
+                Ok(Self::One { os, architecture, variant })
+            }
+            _ => Err(NotAPlatform),
+        }
+    }
+
+    /// Whether a manifest for this platform is meant.
+    pub fn takes(&self, offered_os: &str, offered_architecture: &str, offered_variant: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::One { os, architecture, variant } => {
+                os == offered_os
+                    && architecture == offered_architecture
+                    && variant.as_deref().is_none_or(|variant| offered_variant == Some(variant))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::One { os, architecture, variant: None } => write!(f, "{os}/{architecture}"),
+            Self::One { os, architecture, variant: Some(variant) } => write!(f, "{os}/{architecture}/{variant}"),
+        }
+    }
+}
+
+/// How far a preheat is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreheatState {
+    /// Others are fetched first.
+    Waiting,
+    Running,
+    Success,
+    /// Why, in a sentence.
+    Failed(String),
+}
+
+/// A preheat without what it found to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preheat {
+    pub id: PreheatId,
+    pub kind: PreheatKind,
+    /// What is fetched; of an image, its manifest.
+    pub source: TaskSpec,
+    /// Query parameters that are no part of a task's identity, as clients name them.
+    pub filter: Vec<String>,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    pub ended_ms: Option<u64>,
+    pub state: PreheatState,
+}
+
+/// One task of a preheat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreheatChild {
+    pub task: TaskId,
+    pub url: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_is_what_registries_call_one() {
+        for text in ["all", "linux/amd64", "linux/arm/v7"] {
+            assert_eq!(Platform::parse(text).expect("a platform").to_string(), text);
+        }
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/", "linux/arm/v7/x"] {
+            assert!(Platform::parse(text).is_err(), "{text:?}");
+        }
+        let arm = Platform::parse("linux/arm").expect("a platform");
+        assert!(arm.takes("linux", "arm", Some("v6")) && arm.takes("linux", "arm", None) && !arm.takes("linux", "arm64", None));
+        let arm = Platform::parse("linux/arm/v7").expect("a platform");
+        assert!(arm.takes("linux", "arm", Some("v7")) && !arm.takes("linux", "arm", None));
+    }
+}

@@ -1,0 +1,249 @@
+//! Image registries: what a manifest names, and what a challenge asks for.
+//!
+//! Source: the OCI distribution and image specifications, and Docker's token authentication. Signatures are not verified
+//! and digests are not compared here: whoever pulls an image verifies all of it.
+
+use serde::Deserialize;
+
+use crate::domain::Platform;
+
+/// What is asked for where a manifest is wanted.
+pub const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// Manifests of one index that are followed.
+const MANIFESTS_MAX: usize = 64;
+/// Blobs of one image.
+const BLOBS_MAX: usize = 1024;
+
+/// Why a text is no manifest that can be followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("the registry's answer is no manifest")]
+    NotAManifest,
+    #[error("the manifest names {0:?}, which is no digest")]
+    Digest(String),
+    #[error("the image has no manifest for {wanted}, only for {offered}")]
+    Platform { wanted: String, offered: String },
+    #[error("the manifest names more than {0} parts")]
+    TooLarge(usize),
+}
+
+/// What a manifest names, by digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifest {
+    /// Manifests for one platform each: those that are wanted.
+    Index(Vec<String>),
+    /// Configuration and layers.
+    Blobs(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    manifests: Option<Vec<WireManifest>>,
+    config: Option<WireBlob>,
+    layers: Option<Vec<WireBlob>>,
+    fs_layers: Option<Vec<WireFsLayer>>,
+}
+
+#[derive(Deserialize)]
+struct WireManifest {
+    digest: String,
+    platform: Option<WirePlatform>,
+}
+
+#[derive(Deserialize)]
+struct WirePlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireBlob {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireFsLayer {
+    blob_sum: String,
+}
+
+impl Manifest {
+    /// Reads a manifest list, an index, or a manifest of version 1 or 2.
+    pub fn read(bytes: &[u8], platform: &Platform) -> Result<Self, ManifestError> {
+        let wire: Wire = serde_json::from_slice(bytes).map_err(|_| ManifestError::NotAManifest)?;
+        let digests = match wire {
+            Wire { manifests: Some(manifests), .. } => return Self::index(manifests, platform),
+            Wire { layers: Some(layers), config, .. } => {
+                // A registry does not have what must not be passed on.
+                let own = layers.into_iter().filter(|layer| !layer.media_type.contains("foreign"));
+                config.into_iter().chain(own).map(|blob| blob.digest).collect()
+            }
+            Wire { fs_layers: Some(layers), .. } => layers.into_iter().map(|layer| layer.blob_sum).collect(),
+            Wire { .. } => return Err(ManifestError::NotAManifest),
+        };
+        Ok(Self::Blobs(checked(digests, BLOBS_MAX)?))
+    }
+
+    fn index(manifests: Vec<WireManifest>, platform: &Platform) -> Result<Self, ManifestError> {
+        let mut offered = Vec::new();
+        let mut wanted = Vec::new();
+        for WireManifest { digest, platform: offer } in manifests {
+            let offer = offer.unwrap_or(WirePlatform { os: String::new(), architecture: String::new(), variant: None });
+            if platform.takes(&offer.os, &offer.architecture, offer.variant.as_deref()) {
+                wanted.push(digest);
+            }
+            offered.push(format!("{}/{}", offer.os, offer.architecture));
+        }
+        if wanted.is_empty() {
+            offered.truncate(MANIFESTS_MAX);
+            return Err(ManifestError::Platform { wanted: platform.to_string(), offered: offered.join(", ") });
+        }
+        Ok(Self::Index(checked(wanted, MANIFESTS_MAX)?))
+    }
+}
+
+/// Each digest once, and nothing that is none: they become parts of URLs.
+fn checked(digests: Vec<String>, max: usize) -> Result<Vec<String>, ManifestError> {
+    let mut once: Vec<String> = Vec::new();
+    for digest in digests {
+        let (algorithm, hash) = digest.split_once(':').unwrap_or_default();
+        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
+        let is_digest = !algorithm.is_empty()
+            && algorithm.bytes().all(known)
+            && (32..=128).contains(&hash.len())
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_digest {
+            return Err(ManifestError::Digest(digest.chars().take(128).collect()));
+        }
+        if !once.contains(&digest) {
+            once.push(digest);
+        }
+    }
+    if once.len() > max { Err(ManifestError::TooLarge(max)) } else { Ok(once) }
+}
+
+/// Where a registry sends for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// The token server's URL, query and all.
+    pub url: String,
+}
+
+impl Challenge {
+    /// Reads `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.
+    pub fn parse(header: &str) -> Option<Self> {
+        let (scheme, mut rest) = header.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let mut realm = None;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        while let Some((name, after)) = rest.split_once('=') {
+            let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
+            let (value, after) = match after.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"')?,
+                None => after.split_once(',').unwrap_or((after, "")),
+            };
+            match name.as_str() {
+                "realm" => realm = Some(value.to_owned()),
+                "service" | "scope" => drop(query.append_pair(&name, value)),
+                _ => {}
+            }
+            rest = after;
+        }
+        let realm = realm?;
+        let joint = if realm.contains('?') { '&' } else { '?' };
+        let query = query.finish();
+        Some(Self { url: if query.is_empty() { realm } else { format!("{realm}{joint}{query}") } })
+    }
+}
+
+/// The token in a token server's answer.
+pub fn token_in(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(number: u8) -> String {
+        format!("sha256:{}", hex::encode([number; 32]))
+    }
+
+    fn amd64() -> Platform {
+        Platform::parse("linux/amd64").expect("a platform")
+    }
+
+    fn read(json: serde_json::Value) -> Result<Manifest, ManifestError> {
+        Manifest::read(json.to_string().as_bytes(), &amd64())
+    }
+
+    #[test]
+    fn every_kind_of_manifest_names_what_to_fetch() {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "config": { "digest": digest(1) },
+            "layers": [{ "digest": digest(2) }, { "digest": digest(2) },
+                { "digest": digest(3), "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" }],
+        });
+        assert_eq!(read(manifest), Ok(Manifest::Blobs(vec![digest(1), digest(2)])));
+        let first = serde_json::json!({ "schemaVersion": 1, "fsLayers": [{ "blobSum": digest(4) }] });
+        assert_eq!(read(first), Ok(Manifest::Blobs(vec![digest(4)])));
+        let index = serde_json::json!({ "manifests": [
+            { "digest": digest(5), "platform": { "os": "linux", "architecture": "amd64" } },
+            { "digest": digest(6), "platform": { "os": "linux", "architecture": "arm64", "variant": "v8" } },
+        ]});
+        assert_eq!(read(index.clone()), Ok(Manifest::Index(vec![digest(5)])));
+        let all = Manifest::read(index.to_string().as_bytes(), &Platform::All);
+        assert_eq!(all, Ok(Manifest::Index(vec![digest(5), digest(6)])));
+        let s390 = Manifest::read(index.to_string().as_bytes(), &Platform::parse("linux/s390x").expect("a platform"));
+        let offered = "linux/amd64, linux/arm64".to_owned();
+        assert_eq!(s390, Err(ManifestError::Platform { wanted: "linux/s390x".into(), offered }));
+    }
+
+    #[test]
+    fn what_is_no_digest_does_not_become_part_of_a_url() {
+        for bad in ["", "sha256:", "sha256:../../etc", &format!("{}/x", digest(1)), &format!("SHA:{}", "0".repeat(64))] {
+            let manifest = serde_json::json!({ "layers": [{ "digest": bad }] });
+            assert_eq!(read(manifest), Err(ManifestError::Digest((*bad).to_owned())));
+        }
+        for text in ["", "[]", "{}", "null", "{\"layers\": 1}"] {
+            assert_eq!(Manifest::read(text.as_bytes(), &amd64()), Err(ManifestError::NotAManifest), "{text}");
+        }
+        let many: Vec<_> =
+            (0..=BLOBS_MAX).map(|number| serde_json::json!({ "digest": format!("sha256:{number:064x}") })).collect();
+        assert_eq!(read(serde_json::json!({ "layers": many })), Err(ManifestError::TooLarge(BLOBS_MAX)));
+    }
+
+    #[test]
+    fn a_challenge_says_where_the_token_is() {
+        let parse = |header: &str| Challenge::parse(header).map(|challenge| challenge.url);
+        assert_eq!(
+            parse(r#"Bearer realm="https://auth.h/token",service="registry.h",scope="repository:a/b:pull,push""#).as_deref(),
+            Some("https://auth.h/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush")
+        );
+        assert_eq!(parse(r#"bearer scope=x, realm="http://h/t?a=1""#).as_deref(), Some("http://h/t?a=1&scope=x"));
+        assert_eq!(parse(r#"Bearer realm="http://h/t""#).as_deref(), Some("http://h/t"));
+        for none in ["", "Bearer", "Bearer service=\"x\"", "Basic realm=\"http://h\"", "Bearer realm=\"http://h"] {
+            assert_eq!(parse(none), None, "{none}");
+        }
+        assert_eq!(token_in(br#"{"token":"a","access_token":"b"}"#).as_deref(), Some("a"));
+        assert_eq!(token_in(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
+        assert_eq!(token_in(br#"{"token":""}"#), None);
+    }
+}

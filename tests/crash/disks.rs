@@ -1,0 +1,268 @@
+//! Disks that are full or fail, under a service that runs and under one that starts.
+//!
+//! What fails is told, ends where it is, and passes: nothing that was acknowledged is lost, nothing is acknowledged that is
+//! not durable, and what is on disk is served all the while.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::io::Errno;
+use serde_json::json;
+
+use crate::fault::{ALWAYS, CREATE, OPEN, READ, RENAME, SYNC, WRITE};
+use crate::harness::client::{Client, Release, Wanted};
+use crate::harness::dump::Dump;
+use crate::harness::eventually;
+use crate::harness::exchange::{self, Answer, get, post_json, with_header};
+use crate::harness::origin::{File, Origin};
+use crate::harness::pieces::{random_content, range_of, slot_of};
+use crate::stage::{Addresses, Stage, Started};
+
+/// Two pieces.
+const FILE_BYTES: usize = 6_000_000;
+const WAIT: i64 = 602;
+const SOURCE_FAIL: i64 = 604;
+const WAIT_AUTH: i64 = 609;
+const WRITTEN: i64 = 611;
+const UNAVAILABLE: u16 = 503;
+const START_AGAIN: i32 = 75;
+/// Longer than the longest wait between two looks at whether the database can be written.
+const PASSES_WITHIN: Duration = Duration::from_secs(40);
+
+/// A source, a service, and a file that has come from the one to the other.
+struct Scene {
+    stage: Stage,
+    origin: Origin,
+    addresses: Addresses,
+    content: Bytes,
+    url: String,
+    task: String,
+    client: Arc<Client>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let (mut stage, origin, content) = (Stage::new(false), Origin::start().await, random_content(FILE_BYTES));
+        let addresses = serving(&mut stage).await;
+        let url = origin.put("here", File::new(content.clone()));
+        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+        let downloaded = client.download(addresses.api, &Wanted::url(&url)).await;
+        let task = downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+        Self { stage, origin, addresses, content, url, task, client }
+    }
+
+    async fn ask(&self, target: &str) -> Answer {
+        exchange::ask(self.addresses.api, get(target)).await
+    }
+
+    async fn register(&self, url: &str) -> Answer {
+        let client = Client::start(&Release::GO_1_0_6).await;
+        let registered = client.register(self.addresses.api, &Wanted::url(url)).await;
+        registered.unwrap_or_else(|surprise| panic!("{surprise}"))
+    }
+
+    async fn download(&self, url: &str) -> Bytes {
+        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+        let downloaded = client.download(self.addresses.api, &Wanted::url(url)).await;
+        downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).content
+    }
+
+    /// Clients are told to wait or to repeat, each in the words that keep it here. All at once: each is held for seconds.
+    async fn check_nothing_is_acknowledged(&self, context: &str) {
+        let (task, cid) = (&self.task, self.client.cid());
+        let registering = async {
+            let registered = exchange::ask(self.addresses.api, self.registration()).await;
+            assert_eq!(registered.code, WAIT_AUTH, "{context}: {registered}");
+        };
+        let asking = async |status: &str| {
+            let answer = self.ask(&format!("/peer/task?taskId={task}&srcCid=new&status={status}")).await;
+            assert_eq!(answer.code, WAIT, "{context}, {status}: {answer}");
+        };
+        let reporting = async |report: &str| {
+            let answer = self.ask(&format!("/peer/{report}taskId={task}&cid={cid}")).await;
+            assert_eq!(answer.status, UNAVAILABLE, "{context}: {report} is acknowledged: {answer}");
+        };
+        tokio::join!(
+            registering,
+            asking("700&result=502"),
+            asking("701&result=503&range=0-4194303"),
+            asking("702&result=501"),
+            reporting("piece/suc?pieceRange=0-4194303&"),
+            reporting("service/down?"),
+        );
+    }
+
+    fn registration(&self) -> http::Request<http_body_util::Full<Bytes>> {
+        let body = json!({
+            "rawUrl": self.url, "taskUrl": self.url, "cid": "new", "ip": "127.0.0.1", "port": 15001, "path": "/p",
+            "version": "1.0.6",
+        });
+        post_json("/peer/registry", &body)
+    }
+
+    /// What is here of the first file is served, whatever fails.
+    async fn check_served(&self) {
+        for piece in 0..2 {
+            let (status, body) = piece_of(self.addresses.download, &self.task, piece).await;
+            assert!(status == 206 && body == slot_of(&self.content, piece), "piece {piece} is served with {status}");
+        }
+    }
+
+    fn check_still_runs(&mut self) {
+        let ended = self.stage.ended();
+        assert!(ended.is_none(), "the service ended with {ended:?}; its log:\n{}", self.stage.log());
+    }
+}
+
+async fn serving(stage: &mut Stage) -> Addresses {
+    match stage.start().await {
+        Started::Serving(addresses) => addresses,
+        Started::Died(status) => panic!("it ended with {status}; its log:\n{}", stage.log()),
+    }
+}
+
+async fn piece_of(download: SocketAddr, task: &str, piece: u32) -> (u16, Bytes) {
+    let request = with_header(get(&format!("/qtdown/{}/{task}", &task[..3])), "range", &format!("bytes={}", range_of(piece)));
+    let response = exchange::call(download, request).await.unwrap_or_else(|error| panic!("{error}"));
+    (response.status, response.body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_cannot_be_written_fails_its_task_alone_and_until_there_is_room() {
+    for (operations, error) in [(WRITE, Errno::NOSPC), (WRITE, Errno::IO), (SYNC, Errno::IO), (CREATE, Errno::NOSPC)] {
+        let mut scene = Scene::set().await;
+        let content = random_content(FILE_BYTES);
+        let url = scene.origin.put("coming", File::new(content.clone()));
+        scene.stage.faults.fail(operations, "/pieces/", error, ALWAYS);
+        let registered = scene.register(&url).await;
+        // The source answers before the disk does, or just after it.
+        assert!([200, SOURCE_FAIL].contains(&registered.code), "{error:?}: {registered}");
+        let task = supernode::domain::TaskId::derive(&url, "", "").to_string();
+        let told = eventually("whoever asks is told", async || {
+            let answer = scene.ask(&format!("/peer/task?taskId={task}&srcCid=somebody&status=700&result=502")).await;
+            (answer.code == SOURCE_FAIL).then_some(answer)
+        })
+        .await;
+        assert!(!told.msg.contains(scene.stage.home().to_str().expect("UTF-8")), "{error:?}: {told}");
+        assert!(scene.stage.faults.failed() > 0, "{error:?}: nothing failed");
+        let sentence = "source cannot be fetched";
+        assert_eq!(scene.stage.said().matches(sentence).count(), 1, "{error:?}: told more or less than once");
+        let (status, _) = piece_of(scene.addresses.download, &task, 0).await;
+        assert!([404, 416].contains(&status), "{error:?}: a piece that is not on disk is served with {status}");
+        let dump = scene.stage.dump().await;
+        assert_eq!(dump.of_kind("piece").filter(|line| line["task"] == task.as_str()).count(), 0, "{error:?}");
+        // Others go on.
+        scene.check_served().await;
+        assert!(scene.download(&scene.url).await == scene.content, "{error:?}: another file is not served");
+        scene.check_still_runs();
+
+        scene.stage.faults.heal();
+        eventually("a registration is taken again", async || (scene.register(&url).await.code == 200).then_some(())).await;
+        assert!(scene.download(&url).await == content, "{error:?}: the file came with other bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_written_is_served_from_until_it_can_be_again() {
+    for (operations, error) in [(WRITE, Errno::NOSPC), (SYNC, Errno::IO), (WRITE | SYNC, Errno::IO)] {
+        let mut scene = Scene::set().await;
+        let before = scene.stage.dump().await;
+        scene.stage.faults.fail(operations, "/home/db/", error, ALWAYS);
+        let (task, cid) = (scene.task.clone(), scene.client.cid().to_owned());
+        scene.check_nothing_is_acknowledged(&format!("{error:?}")).await;
+        assert_eq!(scene.ask("/ready").await.status, UNAVAILABLE, "{error:?}");
+        assert_eq!(scene.ask("/live").await.status, 200, "{error:?}");
+        scene.check_served().await;
+        eventually("it is tried, in vain", async || {
+            scene.stage.said().contains("database still cannot be written").then_some(())
+        })
+        .await;
+        scene.check_served().await;
+        scene.check_still_runs();
+
+        scene.stage.faults.heal();
+        let ended = scene.stage.let_die(PASSES_WITHIN).await;
+        assert_eq!(ended.code(), Some(START_AGAIN), "{error:?}: {ended}; its log:\n{}", scene.stage.log());
+        scene.addresses = serving(&mut scene.stage).await;
+        let said = scene.stage.said();
+        assert!(!said.contains("ERROR"), "{error:?}: the start after it is no rescue: {said}");
+        let after = scene.stage.dump().await;
+        // Beside what was acknowledged there may be what was under way, wholly.
+        let pieces = |dump: &Dump| dump.of_kind("piece").map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(pieces(&after), pieces(&before), "{error:?}");
+        assert!(after.has_client(&task, &cid), "{error:?}: a client that registered is gone");
+        assert_eq!(after.servable(&task, &cid), before.servable(&task, &cid), "{error:?}: what was acknowledged is gone");
+        let report = format!("/peer/piece/suc?pieceRange=0-4194303&taskId={task}&cid={cid}");
+        assert_eq!(scene.ask(&report).await.code, WRITTEN, "{error:?}");
+        assert!(scene.download(&scene.url).await == scene.content, "{error:?}");
+        assert_eq!(scene.origin.record("here").0.len(), 1, "{error:?}: the source was asked for what is here");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_written_leaves_nothing_and_troubles_nobody() {
+    let mut scene = Scene::set().await;
+    let snapshots = scene.stage.home().join("snapshots");
+    let cases = [(WRITE, Errno::NOSPC), (SYNC, Errno::IO), (RENAME, Errno::IO), (CREATE, Errno::NOSPC)];
+    for (failures, (operations, error)) in (1..).zip(cases) {
+        scene.stage.faults.fail(operations, "/snapshots", error, ALWAYS);
+        let output = scene.stage.run("snapshot", &[]).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("snapshots"), "{error:?}: {} {said}", output.status);
+        scene.stage.faults.heal();
+        let left = std::fs::read_dir(&snapshots).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{error:?}: something is left of it");
+        assert!(scene.stage.said().matches("snapshot could not be taken").count() == failures, "{}", scene.stage.said());
+        let metrics = exchange::call(scene.addresses.api, get("/metrics")).await.expect("answered").body;
+        let metrics = String::from_utf8_lossy(&metrics).into_owned();
+        let counted = format!("dragonfly_supernode_snapshots_failed_total {failures}");
+        assert!(metrics.lines().any(|line| line == counted), "{counted} is not in the metrics");
+        scene.check_served().await;
+        scene.check_still_runs();
+    }
+    let output = scene.stage.run("snapshot", &[]).await;
+    assert!(output.status.success(), "healed, one can be taken: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(scene.download(&scene.url).await == scene.content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_disk_that_fails_changes_nothing_and_says_what_to_do() {
+    let mut scene = Scene::set().await;
+    let before = scene.stage.dump().await.sorted();
+    assert!(scene.stage.terminate().await.success(), "an orderly stop");
+    // A snapshot to restore would be a temptation.
+    assert!(scene.stage.run("snapshot", &[]).await.status.success());
+    for (operations, path, error) in [
+        (READ, "/home/db/db", Errno::IO),
+        (WRITE, "/home/db/", Errno::NOSPC),
+        (WRITE, "/home/db/", Errno::IO),
+        (SYNC, "/home/db/", Errno::IO),
+        (OPEN, "/home/db/db", Errno::ACCESS),
+        (OPEN, "/home/db", Errno::MFILE),
+        (READ, "/home/db/conf", Errno::IO),
+    ] {
+        let failed_before = scene.stage.faults.failed();
+        scene.stage.faults.fail(operations, path, error, ALWAYS);
+        match scene.stage.start().await {
+            Started::Died(status) => assert_eq!(status.code(), Some(1), "{path} {error:?}: {}", scene.stage.said()),
+            Started::Serving(_) => panic!("{path} {error:?}: it serves; its log:\n{}", scene.stage.said()),
+        }
+        assert!(scene.stage.faults.failed() > failed_before, "{path} {error:?}: nothing failed");
+        let (said, home) = (scene.stage.said(), scene.stage.home());
+        let told = said.lines().find(|line| line.starts_with("supernode: ")).unwrap_or_else(|| panic!("not a word: {said}"));
+        println!("{path} {error:?}: {told}");
+        for part in [home.to_str().expect("UTF-8"), "left as it is", "start again"] {
+            assert!(told.contains(part), "{path} {error:?}: {part:?} is not in {told}");
+        }
+        let names: Vec<_> =
+            std::fs::read_dir(&home).expect("readable").filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        assert!(!names.iter().any(|name| name.starts_with("db.")), "{path} {error:?}: the database was set aside: {names:?}");
+        scene.stage.faults.heal();
+        serving(&mut scene.stage).await;
+        assert_eq!(scene.stage.dump().await.sorted(), before, "{path} {error:?}");
+        assert!(!scene.stage.said().contains("ERROR"), "{path} {error:?}: {}", scene.stage.said());
+        assert!(scene.stage.terminate().await.success(), "an orderly stop");
+    }
+}

@@ -1,0 +1,164 @@
+//! A database that is put in the place of another, and is cut short at any step: there is the old one or the new one,
+//! whole, and never neither.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::fault::Moment;
+use crate::files::copy;
+use crate::from_environment;
+use crate::harness::exchange::{self, post_json};
+use crate::stage::{Addresses, Stage, Started, ask_control, was_killed};
+
+const PEERS_BEFORE_SNAPSHOT: u32 = 30;
+const PEERS_AFTER_SNAPSHOT: u32 = 5;
+/// Of the steps so many are tried in a test; a soak tries all.
+const STEPS_TRIED: u64 = 12;
+
+/// A home that has more than its snapshot.
+struct Used {
+    stage: Stage,
+    sound: tempfile::TempDir,
+    /// The rows of its database, and of its snapshot.
+    before: Vec<String>,
+    in_snapshot: Vec<String>,
+}
+
+impl Used {
+    async fn new() -> Self {
+        let mut stage = Stage::new(true);
+        let addresses = serving(&mut stage, "a new home").await;
+        add_peers(addresses, PEERS_BEFORE_SNAPSHOT).await;
+        let in_snapshot = stage.dump().await.sorted();
+        let path = stage.home().join("snapshots/1.snap");
+        let answer = ask_control(&stage.home(), "POST", &format!("/snapshot?output={}", path.display())).await;
+        assert!(path.exists(), "no snapshot: {answer:?}");
+        add_peers(addresses, PEERS_AFTER_SNAPSHOT).await;
+        let before = stage.dump().await.sorted();
+        assert_ne!(before, in_snapshot);
+        stage.kill();
+        let sound = tempfile::tempdir().expect("a directory");
+        copy(&stage.home(), sound.path());
+        Self { stage, sound, before, in_snapshot }
+    }
+
+    fn renew(&self) -> PathBuf {
+        let home = self.stage.home();
+        std::fs::remove_dir_all(&home).expect("removed");
+        copy(self.sound.path(), &home);
+        self.stage.faults.forget_unsynced();
+        home
+    }
+
+    /// Starts the service and tells what it has, and what it said.
+    async fn found(&mut self, what: &str) -> (Vec<String>, String) {
+        serving(&mut self.stage, what).await;
+        let found = self.stage.dump().await.sorted();
+        let said = self.stage.said();
+        self.stage.kill();
+        (found, said)
+    }
+}
+
+async fn serving(stage: &mut Stage, what: &str) -> Addresses {
+    match stage.start().await {
+        Started::Serving(addresses) => addresses,
+        Started::Died(status) => panic!("{what}: {status} instead of serving; its log:\n{}", stage.log()),
+    }
+}
+
+async fn add_peers(addresses: Addresses, count: u32) {
+    for number in 0..count {
+        let body = json!({ "IP": "10.0.0.1", "hostName": format!("host-{number}"), "port": 15001 });
+        let response = exchange::call(addresses.api, post_json("/api/v1/peers", &body)).await.expect("an answer");
+        assert_eq!(response.status, 201, "{response}");
+    }
+}
+
+/// The steps to be tried of so many.
+fn some_of(steps: u64, random: &mut fastrand::Rng) -> Vec<u64> {
+    let every = if from_environment("CRASH_EVERY_STEP", 0) > 0 { 1 } else { (steps / STEPS_TRIED).max(1) };
+    (1 + random.u64(..every)..=steps).step_by(usize::try_from(every).expect("small")).collect()
+}
+
+fn random() -> fastrand::Rng {
+    let seed = from_environment("CRASH_SEED", fastrand::u64(..));
+    println!("steps with CRASH_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_cut_short_leaves_the_old_or_the_restored_database() {
+    let (mut random, mut used) = (random(), Used::new().await);
+    let snapshot = used.sound.path().join("snapshots/1.snap").display().to_string();
+    let arguments = [snapshot.as_str(), "--force"];
+    used.renew();
+    let first = used.stage.faults.steps();
+    assert!(used.stage.run("restore", &arguments).await.status.success());
+    let steps = used.stage.faults.steps() - first;
+    let (found, _) = used.found("restored").await;
+    assert!(found == used.in_snapshot, "a restore restores");
+    let (mut old, mut new) = (0, 0);
+    for step in some_of(steps, &mut random) {
+        let moment = [Moment::Before, Moment::After, Moment::Half][random.usize(..3)];
+        let home = used.renew();
+        used.stage.faults.kill_at(used.stage.faults.steps() + step, moment);
+        let output = used.stage.run("restore", &arguments).await;
+        let (_, what) = used.stage.faults.spare().expect("it was killed by this");
+        assert!(was_killed(output.status));
+        let lost = if random.bool() { used.stage.faults.lose_power(&mut random) } else { Vec::new() };
+        let case = format!("{moment:?} step {step} of {steps}, {what}; lost with the power: {lost:#?}");
+        let (found, said) = used.found(&case).await;
+        assert!(found == used.before || found == used.in_snapshot, "{case}: neither database is there; {said}");
+        assert!(!said.contains("ERROR"), "{case}: {said}");
+        let left = beside_the_database(&home);
+        let is_leftover = |name: &&String| name.ends_with("restoring") || name.ends_with("restored");
+        assert!(!left.iter().any(|name| is_leftover(&name)), "{case}: {left:?}");
+        if found == used.before { old += 1 } else { new += 1 }
+    }
+    assert!(old > 0 && new > 0, "{old} old ones and {new} new ones: the steps are not tried");
+}
+
+fn beside_the_database(home: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(home).expect("readable");
+    entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_that_is_cut_short_is_begun_again_or_finished() {
+    let (mut random, mut used) = (random(), Used::new().await);
+    let damage = |home: &Path| {
+        // Not a torn end, which would be the last commits; not gone, which would be nothing to set aside.
+        let mut bytes = std::fs::read(home.join("db/db")).expect("readable");
+        bytes[40..400].fill(0xee);
+        std::fs::write(home.join("db/db"), bytes).expect("written");
+    };
+    damage(&used.renew());
+    let first = used.stage.faults.steps();
+    let (found, said) = used.found("damaged").await;
+    let steps = used.stage.faults.steps() - first;
+    assert!(found == used.in_snapshot && said.contains("restoring the newest snapshot"), "{said}");
+    for step in some_of(steps, &mut random) {
+        let moment = [Moment::Before, Moment::After, Moment::Half][random.usize(..3)];
+        let home = used.renew();
+        damage(&home);
+        used.stage.faults.kill_at(used.stage.faults.steps() + step, moment);
+        let mut said_before = String::new();
+        match used.stage.start().await {
+            Started::Died(status) => {
+                assert!(was_killed(status), "{status}");
+                said_before = used.stage.said();
+            }
+            // The last steps are taken when it serves already.
+            Started::Serving(_) => drop(used.stage.kill()),
+        }
+        let what = used.stage.faults.spare().map_or_else(|| "nothing".to_owned(), |(_, what)| what);
+        let lost = if random.bool() { used.stage.faults.lose_power(&mut random) } else { Vec::new() };
+        let case = format!("{moment:?} step {step} of {steps}, {what}; lost with the power: {lost:#?}");
+        let (found, said) = used.found(&case).await;
+        assert!(found == used.in_snapshot, "{case}: another database than the snapshot's; {said_before}\nand then {said}");
+        let left = beside_the_database(&home);
+        assert!(left.iter().any(|name| name.starts_with("db.damaged-")), "{case}: what was damaged is not kept: {left:?}");
+    }
+}

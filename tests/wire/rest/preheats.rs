@@ -1,0 +1,177 @@
+//! Preheats: files and images that are here before the first client asks, also across kills.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::{call, fetch, refused};
+use crate::end_to_end::download;
+use crate::harness::eventually;
+use crate::harness::exchange::{self, post_json};
+use crate::harness::origin::{Ending, File, Origin};
+use crate::harness::pieces::random_content;
+use crate::harness::service::Service;
+
+const TOKEN: &str = "Bearer registry-token";
+const CREDENTIALS: &str = "Basic dXNlcjpzZWNyZXQ=";
+
+async fn preheat(api: SocketAddr, body: &Value) -> String {
+    let response = exchange::call(api, post_json("/api/v1/preheats", body)).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(response.status, 201, "{body}: {response}");
+    let told: Value = serde_json::from_slice(&response.body).expect("JSON");
+    told["ID"].as_str().expect("an id").to_owned()
+}
+
+async fn ended(api: SocketAddr, id: &str) -> Value {
+    eventually(&format!("the preheat {id} ends"), async || {
+        let preheat = fetch(api, &format!("/api/v1/preheats/{id}")).await;
+        (preheat["finishTime"] != 0).then_some(preheat)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_here_before_the_first_client_asks() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let content = random_content(9_000_000);
+    let url = origin.put("file", File { authorization: Some(CREDENTIALS.into()), ..File::new(content.clone()) });
+    let body = json!({
+        "type": "file", "url": format!("{url}?sign=1"), "filter": "sign", "headers": {"Authorization": CREDENTIALS},
+    });
+    let preheat = ended(service.api(), &preheat(service.api(), &body).await).await;
+    assert_eq!((&preheat["status"], &preheat["type"]), (&json!("SUCCESS"), &json!("file")), "{preheat}");
+    let child = &preheat["children"][0];
+    assert_eq!(
+        (&child["status"], &child["pieces"], &child["length"]),
+        (&json!("SUCCESS"), &json!(3), &json!(9_000_000)),
+        "{preheat}"
+    );
+    assert!(!preheat.to_string().contains("sign=1"), "a query value is shown: {preheat}");
+    let asked = origin.record("file").0.len();
+
+    // The client names no query: what is filtered is no part of a task. Its source is not asked.
+    let downloaded = download(&service, &url).await;
+    assert!(downloaded.content == content, "the client ended with other bytes");
+    assert_eq!((downloaded.task.as_str(), origin.record("file").0.len()), (child["taskId"].as_str().expect("an id"), asked));
+}
+
+/// An image for two platforms in a registry that wants a token.
+fn put_image(origin: &Origin, layer: &[u8]) -> String {
+    let digest = |number: u8| format!("sha256:{}", format!("{number:02x}").repeat(32));
+    let challenge =
+        format!("Bearer realm=\"http://{}/token\",service=\"registry\",scope=\"repository:team/app:pull\"", origin.address());
+    let guarded =
+        |content: Vec<u8>| File { authorization: Some(TOKEN.into()), challenge: Some(challenge.clone()), ..File::new(content) };
+    let json_file = |value: Value| guarded(value.to_string().into_bytes());
+    origin.put("token", File { authorization: Some(CREDENTIALS.into()), ..File::new(r#"{"token":"registry-token"}"#) });
+    let index = json!({ "schemaVersion": 2, "manifests": [
+        { "digest": digest(1), "platform": { "os": "linux", "architecture": "amd64" } },
+        { "digest": digest(2), "platform": { "os": "linux", "architecture": "arm64" } },
+    ]});
+    let manifest = |config: u8, layers: &[u8]| {
+        let layers: Vec<Value> = layers.iter().map(|number| json!({ "digest": digest(*number) })).collect();
+        json!({ "schemaVersion": 2, "config": { "digest": digest(config) }, "layers": layers })
+    };
+    origin.put(&format!("v2/team/app/manifests/{}", digest(1)), json_file(manifest(3, &[5, 6])));
+    origin.put(&format!("v2/team/app/manifests/{}", digest(2)), json_file(manifest(4, &[5, 7])));
+    for number in 3..=7 {
+        origin.put(&format!("v2/team/app/blobs/{}", digest(number)), guarded([&[number], layer].concat()));
+    }
+    origin.put("v2/team/app/manifests/latest", json_file(index))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layers_of_an_image_are_fetched_with_a_token_and_for_a_platform() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let layer = random_content(100_000);
+    let url = put_image(&origin, &layer);
+    let request = |platform: &str| json!({ "type": "image", "url": url, "platform": platform, "headers": [format!("Authorization: {CREDENTIALS}")] });
+    for (platform, blobs) in [("linux/arm64", 3), ("all", 5)] {
+        let preheat = ended(service.api(), &preheat(service.api(), &request(platform)).await).await;
+        assert_eq!((&preheat["status"], &preheat["platform"]), (&json!("SUCCESS"), &json!(platform)), "{preheat}");
+        let children = preheat["children"].as_array().expect("children");
+        assert_eq!(children.len(), blobs, "{preheat}");
+        assert!(children.iter().all(|child| child["status"] == "SUCCESS" && child["length"] == 100_001), "{preheat}");
+    }
+    let blob = format!("v2/team/app/blobs/sha256:{}", "05".repeat(32));
+    assert_eq!(origin.record(&blob).0.len(), 1, "a layer of both platforms was fetched twice");
+    let client = download(&service, &format!("http://{}/{blob}", origin.address())).await;
+    assert!(client.content[1..] == layer[..], "the client ended with other bytes");
+
+    let refused = ended(service.api(), &preheat(service.api(), &request("windows/amd64")).await).await;
+    assert_eq!(refused["status"], "FAILED", "{refused}");
+    let reason = refused["reason"].as_str().expect("a reason");
+    assert!(reason.contains("no manifest for windows/amd64, only for linux/amd64, linux/arm64"), "{reason}");
+    let text = format!("{}{}", fetch(service.api(), "/preheats").await, service.log());
+    assert!(!text.contains("registry-token") && !text.contains("dXNlcjpzZWNyZXQ"), "a credential is shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preheat_that_a_kill_interrupts_goes_on_and_one_that_ended_is_remembered() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let content = random_content(13_000_000);
+    let stalling = File { authorization: Some(CREDENTIALS.into()), ending: Ending::StallsAfter(9_000_000), ..File::new(content) };
+    let url = origin.put("file", stalling.clone());
+    let small = origin.put("small", File::new("abc"));
+    let first = preheat(service.api(), &json!({"type": "file", "url": small})).await;
+    ended(service.api(), &first).await;
+    let body = json!({"type": "file", "url": url, "headers": {"Authorization": CREDENTIALS}});
+    let second = preheat(service.api(), &body).await;
+    eventually("two pieces are here", async || {
+        let preheat = fetch(service.api(), &format!("/preheats/{second}")).await;
+        (preheat["children"][0]["pieces"] == 2).then_some(())
+    })
+    .await;
+    service.kill9();
+    origin.put("file", File { ending: Ending::Whole, ..stalling });
+    service.restart().await;
+    let list = fetch(service.api(), "/preheats").await;
+    let ids: Vec<&str> = list.as_array().expect("a list").iter().map(|preheat| preheat["ID"].as_str().expect("an id")).collect();
+    assert_eq!(ids, [&second, &first], "the latest first");
+    let preheat = ended(service.api(), &second).await;
+    assert_eq!((&preheat["status"], &preheat["children"][0]["pieces"]), (&json!("SUCCESS"), &json!(4)), "{preheat}");
+    let record = origin.record("file");
+    assert_eq!(record.0.last().and_then(|seen| seen.range.clone()), Some("bytes=8388598-".to_owned()), "{record:?}");
+
+    assert_eq!(call(service.api(), "DELETE", &format!("/preheats/{first}")).await.status, 204);
+    service.kill9();
+    service.restart().await;
+    refused(service.api(), "GET", &format!("/preheats/{first}"), 404, "no such preheat").await;
+    assert_eq!(fetch(service.api(), "/preheats").await.as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_preheated_says_why() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let missing = origin.put("missing", File::missing());
+    let page = origin.put("v2/a/manifests/page", File::new("<html>"));
+    let outside = origin.put("elsewhere", File::new("{}"));
+    for (kind, url, why) in [
+        ("file", missing.as_str(), "404"),
+        ("file", "http://169.254.169.254/latest/meta-data", "does not let it fetch"),
+        ("image", &page, "no manifest"),
+        ("image", &outside, "/v2/<name>/manifests/"),
+        ("image", "http://169.254.169.254/v2/a/manifests/b", "does not let it fetch"),
+    ] {
+        let preheat = ended(service.api(), &preheat(service.api(), &json!({"type": kind, "url": url})).await).await;
+        let reason = preheat["reason"].as_str().unwrap_or_default();
+        assert!(preheat["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+    }
+    for (body, names) in [
+        (json!({}), "type"),
+        (json!({"type": "folder", "url": missing}), "type"),
+        (json!({"type": "file"}), "url"),
+        (json!({"type": "file", "url": "ftp://h/f"}), "url"),
+        (json!({"type": "file", "url": missing, "platform": "linux/amd64"}), "platform"),
+        (json!({"type": "image", "url": missing, "platform": "linux"}), "platform"),
+        (json!({"type": "file", "url": missing, "headers": {"A": "x".repeat(50_000)}}), "larger"),
+        (json!({"type": "file", "url": missing, "headers": {"A": "x\r\nB: y"}}), "headers"),
+    ] {
+        let response =
+            exchange::call(service.api(), post_json("/preheats", &body)).await.unwrap_or_else(|error| panic!("{error}"));
+        let answer = response.answer().unwrap_or_else(|error| panic!("{error}"));
+        assert!(answer.status == 400 && answer.msg.contains(names), "{names}: {answer}");
+    }
+    refused(service.api(), "GET", "/preheats/abc", 400, "id").await;
+    refused(service.api(), "DELETE", &format!("/preheats/{}", "0".repeat(32)), 404, "no such preheat").await;
+}

@@ -1,0 +1,113 @@
+//! SIGUSR2: the program that was put in the place of the old one takes over, or the old one goes on.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal};
+
+use super::Callers;
+use crate::harness::client::{Client, Release, Wanted};
+use crate::harness::eventually;
+use crate::harness::exchange::{self, get};
+use crate::harness::origin::{Ending, File, Origin};
+use crate::harness::pieces::random_content;
+use crate::harness::service::binary;
+use crate::harness::supervised::Supervised;
+
+/// Which file a process runs, whatever has become of its name.
+fn program_of(process: Pid) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{}/exe", process.as_raw_pid())).expect("it runs").ino()
+}
+
+fn inode(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).expect("it is there").ino()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_takes_over_and_no_call_is_refused() {
+    let mut supervised = Supervised::start().await;
+    let callers = Callers::start(supervised.api());
+    for _ in 0..2 {
+        let (old, answered) = (program_of(supervised.supervisor()), callers.answered());
+        supervised.replace_program(Path::new(binary()));
+        supervised.signal(Signal::USR2);
+        supervised.next_worker().await;
+        let new = inode(&supervised.program());
+        assert_ne!(new, old);
+        assert_eq!(program_of(supervised.worker()), new, "the worker is of the new program");
+        eventually("the supervisor is the new program", async || (program_of(supervised.supervisor()) == new).then_some(()))
+            .await;
+        eventually("callers are answered", async || (callers.answered() > answered + 10).then_some(())).await;
+    }
+    // The new supervisor does what the old one did.
+    supervised.kill_worker();
+    supervised.next_worker().await;
+    callers.end().await;
+    supervised.signal(Signal::TERM);
+    assert_eq!(supervised.ended().await.code(), Some(0), "{}", supervised.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_is_held_is_answered_before_the_old_program_ends() {
+    let origin = Origin::start().await;
+    let url = origin.put("file", File { ending: Ending::StallsAfter(1000), ..File::new(random_content(5_000_000)) });
+    let mut supervised = Supervised::start().await;
+    let client = Client::start(&Release::GO_1_0_6).await;
+    let registered = client.register(supervised.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    let task = registered.data["taskId"].as_str().expect("a task id").to_owned();
+    let question = format!("/peer/task?srcCid={}&dstCid=&range=&result=502&status=700&taskId={task}", client.cid());
+    let held = tokio::spawn(exchange::ask(supervised.api(), get(&question)));
+    supervised.replace_program(Path::new(binary()));
+    supervised.signal(Signal::USR2);
+    let answer = held.await.expect("asking does not panic");
+    assert_eq!(answer.code, 602, "{answer}");
+    supervised.next_worker().await;
+    let answer = exchange::ask(supervised.api(), get(&question)).await;
+    assert_eq!(answer.code, 602, "the new program knows the task: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_serve_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let script = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        path
+    };
+    let mut supervised = Supervised::start().await;
+    let ready = async |supervised: &Supervised| exchange::ask(supervised.api(), get("/ready")).await.status == 200;
+
+    // What does not tell its version is not tried.
+    let old = program_of(supervised.supervisor());
+    for (name, text) in
+        [("no-program", "nothing"), ("another", "#!/bin/sh\necho another 1.0\n"), ("fails", "#!/bin/sh\nexit 1\n")]
+    {
+        let before = supervised.log().matches("no upgrade, serving on").count();
+        supervised.replace_program(&script(name, text));
+        supervised.signal(Signal::USR2);
+        eventually("the log tells that it stays", async || {
+            (supervised.log().matches("no upgrade, serving on").count() > before).then_some(())
+        })
+        .await;
+        assert!(ready(&supervised).await, "{name}");
+        assert_eq!(program_of(supervised.worker()), old, "{name}: the old worker serves on");
+    }
+    // What tells a version and then does not serve has had its chance.
+    supervised.replace_program(&script("dies", "#!/bin/sh\n[ \"$1\" = --version ] && echo supernode 9.9.9 && exit\nexit 7\n"));
+    let callers = Callers::start(supervised.api());
+    supervised.signal(Signal::USR2);
+    supervised.next_worker().await;
+    assert!(ready(&supervised).await);
+    assert_eq!((program_of(supervised.worker()), program_of(supervised.supervisor())), (old, old), "the old program goes on");
+    let log = supervised.log();
+    assert!(log.contains("the new program was not ready before it ended; the old one goes on why=\"exit code 7\""), "{log}");
+    // And a good one is still taken.
+    supervised.replace_program(Path::new(binary()));
+    supervised.signal(Signal::USR2);
+    supervised.next_worker().await;
+    assert_eq!(program_of(supervised.worker()), inode(&supervised.program()));
+    callers.end().await;
+}
