@@ -67,3 +67,32 @@ impl Alone {
         self.since.lock().len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(count: u32) -> Vec<ClientId> {
+        (0..count).map(|number| ClientId::parse(&format!("peer-{number}")).expect("a client id")).collect()
+    }
+
+    #[test]
+    fn who_comes_back_in_time_is_not_forgotten() {
+        let (alone, peers) = (Alone::default(), peers(3));
+        alone.note(peers.clone(), Moment(1));
+        alone.note(peers.clone(), Moment(9));
+        assert_eq!(alone.since(Moment(0)), []);
+        assert_eq!(alone.since(Moment(1)).len(), 3, "noted again is not noted anew");
+        alone.join(&peers[1]);
+        let forgotten = alone.forget(&peers, |changes| changes);
+        let forgotten: Vec<&ClientId> = forgotten
+            .iter()
+            .map(|change| match change {
+                Change::PeerForgotten(peer) => peer,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(forgotten, [&peers[0], &peers[2]]);
+        assert_eq!(alone.len(), 0);
+    }
+}

@@ -162,7 +162,8 @@ impl Cluster {
         }
     }
 
-    async fn cached_files(&self) -> Vec<Cached> {
+    /// Every task as a file, some at a time.
+    pub(super) async fn cached_files(&self) -> Vec<Cached> {
         let cells = self.cells();
         let mut files = Vec::with_capacity(cells.len());
         for some in cells.chunks(TASKS_AT_ONCE) {

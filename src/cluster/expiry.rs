@@ -19,7 +19,7 @@ use crate::swarm::{Effects, Left};
 use crate::telemetry::metrics::METRICS;
 
 /// Peers that are forgotten at once.
-const PEERS_AT_ONCE: usize = 512;
+const PEERS_AT_ONCE: usize = 256;
 /// Files that are marked as used at once, on a thread that may block.
 const MARKS_AT_ONCE: usize = 256;
 
@@ -186,8 +186,7 @@ impl Cluster {
 
     async fn expire_tasks(self: &Arc<Self>, collected: &mut Collected) -> Result<(), CallError> {
         let expire_after = self.config().task_expire_time;
-        for cell in self.cells() {
-            let cached = cell.lock().cached(self.now());
+        for cached in self.cached_files().await {
             let expired = cached.in_use.is_none() && cached.unused >= expire_after;
             if expired && self.evict_file(&cached, Reason::Expired).await? {
                 collected.expired += 1;

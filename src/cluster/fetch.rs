@@ -1,6 +1,7 @@
 //! Downloads of the tasks' sources, and the ledger that their worker reports to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Probe};
 use super::revalidation::Validated;
@@ -12,6 +13,9 @@ use crate::domain::{
 use crate::origin::OriginError;
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
+
+/// How long a file for which there was no room stays refused.
+const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 
 impl Cluster {
     /// Begins to fetch what is missing of a task, unless that is under way.
@@ -108,7 +112,9 @@ impl Cluster {
                     METRICS.cdn_trigger_failed.inc();
                     inner.fetching = Fetching::Removed;
                     tasks.remove(&cell.spec.id);
-                    let longest = self.config().fail_access_interval;
+                    // What is in use now may not be in a moment; that has nothing to do with the source.
+                    let no_room = matches!(error, FetchError::Ledger(LedgerError::NoRoom { .. }));
+                    let longest = if no_room { NO_ROOM_WAIT } else { self.config().fail_access_interval };
                     self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, longest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     return;

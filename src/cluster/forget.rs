@@ -14,7 +14,7 @@ use crate::swarm::Effects;
 /// A write of a forgotten task that is still on its way has arrived after this long.
 const WRITES_ARRIVE_WITHIN: Duration = Duration::from_mins(10);
 /// Clients of a task that are forgotten at once, before the task itself: each takes rows of the database with it.
-const CLIENTS_AT_ONCE: usize = 256;
+const CLIENTS_AT_ONCE: usize = 128;
 /// Forgotten tasks remembered at once; beyond that, any one makes room.
 const FORGOTTEN_MAX: usize = 65_536;
 

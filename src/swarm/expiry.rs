@@ -14,7 +14,7 @@ use crate::domain::{ClientId, ClientState, Moment, SourceState};
 /// Clients that are looked at in one step: the task is locked meanwhile.
 const LOOKED_AT_MAX: u32 = 4096;
 /// Clients that are forgotten in one step: each takes rows of the database with it.
-const FORGOTTEN_MAX: usize = 256;
+const FORGOTTEN_MAX: usize = 128;
 /// Who registers asks for pieces right after. One that has not asked in this long does not.
 const ASKS_WITHIN: Duration = Duration::from_secs(30);
 

@@ -1,10 +1,16 @@
 //! What makes room, and what is refused where there is none.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
 use super::{files, is_stored, pull, register};
 use crate::end_to_end::download;
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::origin::{Ending, File, Origin};
-use crate::harness::pieces::random_content;
+use crate::harness::pieces::{random_content, random_seed};
 use crate::harness::service::Service;
 
 const MIB: usize = 1024 * 1024;
@@ -69,6 +75,48 @@ async fn what_cannot_fit_is_refused_with_604_and_what_is_in_use_stays() {
     // What was refused for want of room is taken as soon as there is some.
     service.reconfigure("base: {repositoryQuota: 20M}\n");
     eventually("it is accepted", async || register(&service, &other).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_compete_for_the_quota_end_well_or_are_told_why_not() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {repositoryQuota: 4M}\n").await);
+    let files: Vec<_> = (0..12).map(|_| random_content(MIB - 1000)).collect();
+    let urls: Vec<String> = (0..)
+        .zip(&files)
+        .map(|(number, content): (u32, _)| origin.put(&format!("file-{number}"), File::new(content.clone())))
+        .collect();
+    let mut random = fastrand::Rng::with_seed(random_seed("who wants what"));
+    let mut downloads = JoinSet::new();
+    for _ in 0..6 {
+        let wanted: Vec<(String, Bytes)> = (0..8)
+            .map(|_| {
+                let number = random.usize(..files.len());
+                (urls[number].clone(), files[number].clone())
+            })
+            .collect();
+        let api = service.api();
+        downloads.spawn(async move {
+            let mut good = 0;
+            for (url, content) in wanted {
+                let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+                match client.download(api, &Wanted::url(&url)).await {
+                    Ok(downloaded) => {
+                        assert!(downloaded.content == content, "{url} is another file");
+                        good += 1;
+                    }
+                    Err(surprise) => assert_eq!(surprise.code, Some(SOURCE_FAIL), "{surprise}"),
+                }
+            }
+            good
+        });
+    }
+    let mut good = 0;
+    while let Some(done) = downloads.join_next().await {
+        good += done.expect("no client meets anything else");
+        assert!(stored_bytes(&service) <= 4 * MIB as u64, "the repository holds {} bytes", stored_bytes(&service));
+    }
+    assert!(good > 12, "only {good} of 48 downloads ended well");
+    assert!(exchange_metrics(&service).await.contains("dragonfly_supernode_evictions_total{reason=\"quota\"}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
