@@ -7,8 +7,8 @@ use sled::{Batch, IVec, Tree};
 
 use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
 use super::schema::{Table, client_key, piece_key, progress_key, progress_prefix, source_key};
-use super::{Durability, Store, StoreError};
-use crate::domain::Change;
+use super::{Store, StoreError};
+use crate::domain::{Change, Durability};
 
 /// sled turns large values into files that it never syncs; larger records are cut into chunks of this many bytes.
 pub(super) const CHUNK_BYTES: usize = 32 * 1024;
