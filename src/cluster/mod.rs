@@ -44,7 +44,7 @@ use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, Tas
 use crate::origin::Source;
 use crate::pieces::{PieceFileError, Repository};
 use crate::store::snapshot::SnapshotError;
-use crate::store::{CommitFailed, Committer, Durability, Store, StoreError};
+use crate::store::{CommitFailed, Committer, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
 use crate::telemetry::metrics::METRICS;
 use cell::Cell;
@@ -195,7 +195,7 @@ impl Cluster {
         let repository = Arc::new(Repository::open(home.pieces())?);
         let cluster = Arc::new(Self {
             clock: Instant::now(),
-            committer: Committer::start(store.clone(), Durability::Power)?,
+            committer: Committer::start(store.clone(), config.durability)?,
             worker: Worker::new(
                 Source::new(config.source.clone())?,
                 repository.clone(),

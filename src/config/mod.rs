@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::Durability;
 use crate::domain::policy::SourcePolicy;
 pub use home::Home;
 pub use load::{ConfigError, DEFAULT_FILE, Loaded, Origin, Sources, WrongValue};
@@ -60,6 +61,8 @@ pub struct LogConfig {
 pub struct Config {
     /// Where all state is kept.
     pub home: PathBuf,
+    /// What is promised of it.
+    pub durability: Durability,
     /// The address to listen on; `None` for all addresses of both families.
     pub bind: Option<IpAddr>,
     /// Port of the API; 0 picks a free one.
@@ -132,6 +135,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             home: PathBuf::from("./data"),
+            durability: Durability::Power,
             bind: None,
             port: 8002,
             download_port: 8001,

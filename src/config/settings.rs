@@ -131,6 +131,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         Group::Place,
+        "durability",
+        "durability",
+        Field::Durability(|config| &mut config.durability),
+        "What everything survives that clients were told: power, a loss of power; process, the death of the service, but not \
+         of the machine.",
+    ),
+    Setting::new(
+        Group::Place,
         "bind",
         "bind",
         Field::Ip(|config| &mut config.bind),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::units::{format_duration, format_size, parse_duration, parse_size_bytes};
 use super::{CdnPattern, Config};
+use crate::domain::Durability;
 use crate::domain::policy::SourcePattern;
 
 /// Where in a [`Config`] a setting is kept, which also tells its kind. Bounds are inclusive.
@@ -17,6 +18,7 @@ pub enum Field {
     File(fn(&mut Config) -> &mut Option<PathBuf>),
     Switch(fn(&mut Config) -> &mut bool),
     Pattern(fn(&mut Config) -> &mut CdnPattern),
+    Durability(fn(&mut Config) -> &mut Durability),
     Patterns(fn(&mut Config) -> &mut Vec<SourcePattern>),
     Count { field: fn(&mut Config) -> &mut u32, min: u32, max: u32 },
     Duration { field: fn(&mut Config) -> &mut Duration, min: Duration, max: Duration },
@@ -48,6 +50,7 @@ impl Field {
             Self::File(field) => *field(config) = Some(PathBuf::from(text)),
             Self::Switch(field) => *field(config) = parse_switch(text)?,
             Self::Pattern(field) => *field(config) = parse_pattern(text)?,
+            Self::Durability(field) => *field(config) = parse_durability(text)?,
             Self::Patterns(field) => {
                 let patterns = text.split(',').map(str::parse).collect::<Result<_, _>>();
                 *field(config) = patterns.ok()?;
@@ -77,6 +80,7 @@ impl Field {
             Self::File(field) => field(config).as_ref()?.to_string_lossy().into_owned(),
             Self::Switch(field) => field(config).to_string(),
             Self::Pattern(field) => show_pattern(*field(config)).to_owned(),
+            Self::Durability(field) => show_durability(*field(config)).to_owned(),
             Self::Patterns(field) => {
                 let patterns: Vec<String> = field(config).iter().map(ToString::to_string).collect();
                 return (!patterns.is_empty()).then(|| patterns.join(", "));
@@ -97,6 +101,7 @@ impl Field {
             Self::File(field) => field(config).clone_from(field(from)),
             Self::Switch(field) => *field(config) = *field(from),
             Self::Pattern(field) => *field(config) = *field(from),
+            Self::Durability(field) => *field(config) = *field(from),
             Self::Patterns(field) => field(config).clone_from(field(from)),
             Self::Count { field, .. } => *field(config) = *field(from),
             Self::Duration { field, .. } => *field(config) = *field(from),
@@ -113,6 +118,7 @@ impl Field {
             Self::File(_) => "a file".to_owned(),
             Self::Switch(_) => "true or false".to_owned(),
             Self::Pattern(_) => "local or source".to_owned(),
+            Self::Durability(_) => "power or process".to_owned(),
             Self::Patterns(_) => {
                 "hosts and networks, like example.com, *.example.com, 10.0.0.0/8 or fd00::/8, several with commas".to_owned()
             }
@@ -137,6 +143,7 @@ impl Field {
             Self::File(_) => "FILE",
             Self::Switch(_) => "BOOL",
             Self::Pattern(_) => "PATTERN",
+            Self::Durability(_) => "OF",
             Self::Patterns(_) => "PATTERN,…",
             Self::Count { .. } => "N",
             Self::Duration { .. } => "DURATION",
@@ -173,6 +180,17 @@ fn parse_switch(text: &str) -> Option<bool> {
         "true" | "t" | "1" | "yes" | "on" => Some(true),
         "false" | "f" | "0" | "no" | "off" => Some(false),
         _ => None,
+    }
+}
+
+fn parse_durability(text: &str) -> Option<Durability> {
+    [Durability::Power, Durability::Process].into_iter().find(|durability| show_durability(*durability) == text)
+}
+
+const fn show_durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Power => "power",
+        Durability::Process => "process",
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod change;
 pub mod client;
 pub mod digest;
+pub mod durability;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod ids;
@@ -19,6 +20,7 @@ pub mod task;
 pub use change::Change;
 pub use client::{Client, ClientState, ClientVersion, Endpoint, Peer};
 pub use digest::Md5Digest;
+pub use durability::Durability;
 pub use ids::{ClientId, Generation, PieceNumber, TaskId};
 pub use moment::Moment;
 pub use piece::{PieceDigest, PieceSize};

@@ -7,8 +7,8 @@ use sled::{Batch, IVec, Tree};
 
 use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
-use super::{Durability, Store, StoreError};
-use crate::domain::Change;
+use super::{Store, StoreError};
+use crate::domain::{Change, Durability};
 
 /// Larger records are cut into chunks of this many bytes. sled makes a file of its own of a leaf with more than 128 KiB,
 /// and neither writes nor removes that in step with its log ([`super::blobs`]). A leaf has some 20 values at most.

@@ -21,7 +21,7 @@ use super::batches::write;
 use super::recording::{Recorder, Recording};
 use super::snapshot::SnapshotError;
 use super::{Store, StoreError};
-use crate::domain::Change;
+use crate::domain::{Change, Durability};
 
 /// Submissions that may wait at once. More wait for room before they change anything: backpressure, not growth.
 const QUEUE_SUBMISSIONS_MAX: usize = 8192;
@@ -31,15 +31,6 @@ const WINDOW_SUBMISSIONS_MAX: usize = 1024;
 const CROWD_SUBMISSIONS: usize = 4;
 /// How long a commit waits for as many submissions as the one before it had, if that was a crowd.
 const GATHER_TIMEOUT: Duration = Duration::from_micros(500);
-
-/// What a commit survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// The death of the process.
-    Process,
-    /// Loss of power as well: the database file is synced.
-    Power,
-}
 
 /// The database can no longer be written; the log says why. Nothing is acknowledged until it is opened anew.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

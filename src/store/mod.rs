@@ -44,8 +44,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::domain::Durability;
 use batches::CHUNK_BYTES;
-pub use commit::{CommitFailed, Committer, Durability, Room, Ticket};
+pub use commit::{CommitFailed, Committer, Room, Ticket};
 pub use load::{StoredPieces, StoredProgress, TaskRows};
 pub use migrate::migration_steps;
 pub use records::RecordError;

@@ -19,8 +19,9 @@ use crate::http::client_api::read_object;
 use crate::http::params::{BadParam, Params};
 use crate::http::registration::{BadRegistration, source};
 
-/// What is stored of a preheat is no larger. Bytes. The database does not sync values of 128 KiB.
-const SOURCE_MAX_BYTES: usize = 48 * 1024;
+/// What is stored of a preheat is no larger. Bytes. It is one value, of which some twenty become one of the database's leaves;
+/// those must stay below 128 KiB.
+const SOURCE_MAX_BYTES: usize = 5 * 1024;
 
 /// What is to be fetched ahead.
 #[derive(ToSchema)]

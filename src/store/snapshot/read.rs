@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use super::SnapshotError;
 use super::format::{End, FORMAT_VERSION, Frame, HEAD_BYTES, Header, Kind, MAGIC, Row, take_row};
 use super::write::failed;
+use crate::domain::Durability;
 use crate::store::records::{Record, RecordError};
 use crate::store::schema::{Table, Trees, source_key, split_task};
-use crate::store::{CHUNK_BYTES, Durability, SCHEMA_VERSION, Store, StoreError, migrate, open_sled};
+use crate::store::{CHUNK_BYTES, SCHEMA_VERSION, Store, StoreError, migrate, open_sled};
 
 /// What a whole snapshot has.
 #[derive(Clone, Debug)]

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{SnapshotError, build, verify};
+use crate::domain::Durability;
 use crate::domain::{Change, Client, ClientId, ClientState, Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, TaskSpec};
 use crate::store::commit::tests::{everything, spec};
-use crate::store::{Committer, Durability, Store};
+use crate::store::{Committer, Store};
 
 const SECRET: &str = "Bearer planted-secret-token";
 

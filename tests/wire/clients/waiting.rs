@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::{check_content, download};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
+use crate::harness::exchange::{self, get};
 use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::{random_content, range_of};
 use crate::harness::service::Service;
@@ -50,13 +51,16 @@ async fn held_requests_whose_clients_hang_up_are_dropped_and_take_nobodys_place(
         let registered = registered.unwrap_or_else(|surprise| panic!("{surprise}"));
         task = registered.data["taskId"].as_str().unwrap_or_else(|| panic!("{registered}")).to_owned();
     }
-    // Each asks, with a report by which a dump shows that the question has been taken in; then it hangs up.
+    // Each asks, with a report by which the list of clients shows that the question has been taken in; then it hangs up.
     let mut dropped_after = Vec::new();
     for client in &gone {
         let asked = Instant::now();
         let held = ask_and_leave_open(&service, &task, client.cid()).await;
         eventually("the question is taken in", async || {
-            service.dump().await.held(&task, client.cid()).contains(&0).then_some(())
+            let clients = exchange::call(service.api(), get(&format!("/tasks/{task}/clients"))).await.ok()?;
+            let clients: serde_json::Value = serde_json::from_slice(&clients.body).ok()?;
+            let asks = |client: &serde_json::Value, cid: &str| client["cID"] == cid && client["held"] == 1;
+            clients.as_array()?.iter().any(|one| asks(one, client.cid())).then_some(())
         })
         .await;
         let port = held.local_addr().expect("it is connected").port();
