@@ -21,7 +21,7 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
     super::require_home(&home)?;
     let mut printer = Printer::new(args.format);
     let mut print = |row| printer.print(row);
-    let found = match HomeLock::take(&home) {
+    let found = match HomeLock::take_at_once(&home) {
         Ok(_lock) => {
             let store = Store::open_to_read(&home.database())?;
             inventory::walk(&store, args.task.as_ref(), &mut |row| print(row))?;

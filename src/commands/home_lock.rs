@@ -45,8 +45,17 @@ pub struct HomeLock {
 }
 
 impl HomeLock {
-    /// Takes a home, which is made if it is not there.
+    /// Takes a home, which is made if it is not there. Waits a moment for a holder that is dying.
     pub fn take(home: &Home) -> anyhow::Result<Self> {
+        Self::take_within(home, HOLDER_DIES_WITHIN)
+    }
+
+    /// The same without waiting: for commands that ask whoever has the home.
+    pub fn take_at_once(home: &Home) -> anyhow::Result<Self> {
+        Self::take_within(home, Duration::ZERO)
+    }
+
+    fn take_within(home: &Home, wait: Duration) -> anyhow::Result<Self> {
         // Whatever is made from here on is this user's alone: the database has credentials.
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut private = DirBuilder::new();
@@ -61,7 +70,7 @@ impl HomeLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let deadline = Instant::now() + HOLDER_DIES_WITHIN;
+        let deadline = Instant::now() + wait;
         loop {
             match file.try_lock() {
                 Ok(()) => break,

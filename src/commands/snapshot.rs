@@ -21,7 +21,7 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     let output = args.output.clone().unwrap_or_else(|| snapshots::default_path(&home));
     let output = std::path::absolute(&output).with_context(|| format!("cannot tell where {} is", output.display()))?;
     let progress = Progress::rows();
-    let taken = match HomeLock::take(&home) {
+    let taken = match HomeLock::take_at_once(&home) {
         Ok(_lock) => {
             let store = Store::open_to_read(&home.database())?;
             Line::from(&snapshots::take_of_stopped(&store, &output, &mut |rows| progress.at(rows))?)
