@@ -76,9 +76,21 @@ pub struct Cached {
     /// How long ago it was last used.
     pub idle: Duration,
     pub in_use: Option<Use>,
+    /// It was fetched for clients that have yet to come: it does not expire sooner. It may go for want of room.
+    pub awaited_for: Duration,
 }
 
 impl Cached {
+    /// After how long without use it goes.
+    pub fn expires_after(&self, rules: &Rules) -> Duration {
+        rules.expire_after.max(self.awaited_for)
+    }
+
+    /// Whether it goes, however much room there is.
+    pub fn is_expired(&self, rules: &Rules) -> bool {
+        self.in_use.is_none() && self.unused >= self.expires_after(rules)
+    }
+
     const fn can_make_room(&self) -> bool {
         self.in_use.is_none() && self.stored_bytes > 0
     }
@@ -138,7 +150,7 @@ pub struct NoRoom {
 /// they would.
 pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verdict> {
     sort_by_worth(rules, &mut cached);
-    let expired = |cached: &Cached| cached.in_use.is_none() && cached.unused >= rules.expire_after;
+    let expired = |cached: &Cached| cached.is_expired(rules);
     let mut space = Space::of(free_bytes, &cached);
     cached.iter().filter(|cached| expired(cached)).for_each(|cached| space.give_back(cached));
     let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
@@ -168,7 +180,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
                 Shortage::Little => Fate::Stays(Stay::LaterRound),
             }
         };
-        let expires_in = cached.in_use.is_none().then(|| rules.expire_after.saturating_sub(cached.unused));
+        let expires_in = cached.in_use.is_none().then(|| cached.expires_after(rules).saturating_sub(cached.unused));
         verdicts.push(Verdict { cached, fate, expires_in });
     }
     // Stable: within each, the order stays that of their worth.
@@ -282,7 +294,7 @@ mod tests {
     }
 
     fn cached(number: usize, bytes: u64, idle: Duration) -> Cached {
-        Cached { task: task(number), stored_bytes: bytes, bytes, unused: idle, idle, in_use: None }
+        Cached { task: task(number), stored_bytes: bytes, bytes, unused: idle, idle, in_use: None, awaited_for: Duration::ZERO }
     }
 
     fn quota(bytes: u64) -> Rules {
@@ -345,6 +357,16 @@ mod tests {
         assert_eq!(fate_of(&verdicts, task(0)), Fate::Stays(Stay::InUse(Use::Clients(2))));
         assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::InUse(Use::SourceFetched)));
         assert_eq!(fate_of(&verdicts, task(2)), Fate::Stays(Stay::JustUsed));
+    }
+
+    #[test]
+    fn what_clients_have_yet_to_come_for_expires_later_and_makes_room_like_the_rest() {
+        let awaited = Cached { awaited_for: Duration::from_hours(48), ..cached(0, MIB, Duration::from_hours(30)) };
+        let verdicts = plan(&RULES, 100 * MIB, vec![awaited]);
+        assert_eq!((going(&verdicts), verdicts[0].expires_in), (vec![], Some(Duration::from_hours(18))));
+        assert_eq!(going(&plan(&RULES, 5 * MIB, vec![awaited])), [(task(0), Reason::HardlyAnyRoom)]);
+        let over = Cached { unused: Duration::from_hours(48), ..awaited };
+        assert_eq!(going(&plan(&RULES, 100 * MIB, vec![over])), [(task(0), Reason::Expired)]);
     }
 
     #[test]

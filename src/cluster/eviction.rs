@@ -55,7 +55,7 @@ impl CachedFile {
         };
         match fate {
             Fate::Goes(Reason::Expired) => {
-                format!("nobody used it for {}, taskExpireTime is {}", rounded(cached.unused), rounded(rules.expire_after))
+                format!("nobody used it for {}, it is kept for {}", rounded(cached.unused), rounded(cached.expires_after(rules)))
             }
             Fate::Goes(Reason::Quota) => "the repository is beyond repositoryHighWatermark of repositoryQuota".to_owned(),
             Fate::Goes(Reason::LittleRoom) => "the disk has less room than youngGCThreshold".to_owned(),
