@@ -20,6 +20,8 @@ const SETTLES_WITHIN_COMFORT: Duration = Duration::from_mins(3);
 pub struct Rules {
     /// What nobody used for this long goes.
     pub expire_after: Duration,
+    /// A whole file goes no sooner than after so long without use.
+    pub whole_expires_after: Duration,
     /// With this many bytes free, room is no reason for anything to go.
     pub young_free_bytes: u64,
     /// With no more than this many bytes free, everything goes that is not in use.
@@ -76,9 +78,24 @@ pub struct Cached {
     /// How long ago it was last used.
     pub idle: Duration,
     pub in_use: Option<Use>,
+    /// All of the source is here: what is worth keeping.
+    pub whole: bool,
+    /// It was fetched for clients that have yet to come: it does not expire sooner. It may go for want of room.
+    pub awaited_for: Duration,
 }
 
 impl Cached {
+    /// After how long without use it goes.
+    pub fn expires_after(&self, rules: &Rules) -> Duration {
+        let kept = if self.whole { rules.whole_expires_after } else { Duration::ZERO };
+        rules.expire_after.max(kept).max(self.awaited_for)
+    }
+
+    /// Whether it goes, however much room there is.
+    pub fn is_expired(&self, rules: &Rules) -> bool {
+        self.in_use.is_none() && self.unused >= self.expires_after(rules)
+    }
+
     const fn can_make_room(&self) -> bool {
         self.in_use.is_none() && self.stored_bytes > 0
     }
@@ -138,7 +155,7 @@ pub struct NoRoom {
 /// they would.
 pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verdict> {
     sort_by_worth(rules, &mut cached);
-    let expired = |cached: &Cached| cached.in_use.is_none() && cached.unused >= rules.expire_after;
+    let expired = |cached: &Cached| cached.is_expired(rules);
     let mut space = Space::of(free_bytes, &cached);
     cached.iter().filter(|cached| expired(cached)).for_each(|cached| space.give_back(cached));
     let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
@@ -168,7 +185,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
                 Shortage::Little => Fate::Stays(Stay::LaterRound),
             }
         };
-        let expires_in = cached.in_use.is_none().then(|| rules.expire_after.saturating_sub(cached.unused));
+        let expires_in = cached.in_use.is_none().then(|| cached.expires_after(rules).saturating_sub(cached.unused));
         verdicts.push(Verdict { cached, fate, expires_in });
     }
     // Stable: within each, the order stays that of their worth.
@@ -270,6 +287,7 @@ mod tests {
     /// Room for everything, and nothing expires.
     const RULES: Rules = Rules {
         expire_after: Duration::from_hours(24),
+        whole_expires_after: Duration::ZERO,
         young_free_bytes: 100 * MIB,
         full_free_bytes: 5 * MIB,
         interval: Duration::from_hours(2),
@@ -282,7 +300,16 @@ mod tests {
     }
 
     fn cached(number: usize, bytes: u64, idle: Duration) -> Cached {
-        Cached { task: task(number), stored_bytes: bytes, bytes, unused: idle, idle, in_use: None }
+        Cached {
+            task: task(number),
+            stored_bytes: bytes,
+            bytes,
+            unused: idle,
+            idle,
+            in_use: None,
+            whole: true,
+            awaited_for: Duration::ZERO,
+        }
     }
 
     fn quota(bytes: u64) -> Rules {
@@ -299,6 +326,15 @@ mod tests {
 
     fn fate_of(verdicts: &[Verdict], task: TaskId) -> Fate {
         verdicts.iter().find(|verdict| verdict.cached.task == task).expect("every file has a verdict").fate
+    }
+
+    #[test]
+    fn a_whole_file_is_kept_for_longer_than_half_of_one() {
+        let rules = Rules { whole_expires_after: Duration::from_hours(72), ..rules() };
+        for (whole, hours, expired) in [(false, 23, false), (false, 25, true), (true, 71, false), (true, 73, true)] {
+            let file = Cached { whole, ..cached(0, MIB, Duration::from_hours(hours)) };
+            assert_eq!(file.is_expired(&rules), expired, "whole {whole}, unused for {hours} h");
+        }
     }
 
     #[test]
@@ -345,6 +381,16 @@ mod tests {
         assert_eq!(fate_of(&verdicts, task(0)), Fate::Stays(Stay::InUse(Use::Clients(2))));
         assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::InUse(Use::SourceFetched)));
         assert_eq!(fate_of(&verdicts, task(2)), Fate::Stays(Stay::JustUsed));
+    }
+
+    #[test]
+    fn what_clients_have_yet_to_come_for_expires_later_and_makes_room_like_the_rest() {
+        let awaited = Cached { awaited_for: Duration::from_hours(48), ..cached(0, MIB, Duration::from_hours(30)) };
+        let verdicts = plan(&RULES, 100 * MIB, vec![awaited]);
+        assert_eq!((going(&verdicts), verdicts[0].expires_in), (vec![], Some(Duration::from_hours(18))));
+        assert_eq!(going(&plan(&RULES, 5 * MIB, vec![awaited])), [(task(0), Reason::HardlyAnyRoom)]);
+        let over = Cached { unused: Duration::from_hours(48), ..awaited };
+        assert_eq!(going(&plan(&RULES, 100 * MIB, vec![over])), [(task(0), Reason::Expired)]);
     }
 
     #[test]

@@ -107,6 +107,8 @@ pub struct Inner {
     pub used: Moment,
     /// For how long nobody had used it when the service started, if nobody has since.
     pub idle_before: Duration,
+    /// For how long it waits for clients that have yet to come.
+    pub awaited_for: Duration,
     /// The use that is noted on the disk.
     pub marked: Moment,
     pub validated: Validated,
@@ -129,6 +131,7 @@ impl Cell {
             held: HashMap::new(),
             used: now,
             idle_before: Duration::ZERO,
+            awaited_for: Duration::ZERO,
             marked: now,
             validated: Validated::now(now),
             last_ticket: 0,
@@ -261,6 +264,12 @@ impl Inner {
     pub const fn touch(&mut self, now: Moment) {
         self.used = now;
         self.idle_before = Duration::ZERO;
+        self.awaited_for = Duration::ZERO;
+    }
+
+    /// It is here for clients that have yet to come.
+    pub const fn await_clients(&mut self, span: Duration) {
+        self.awaited_for = span;
     }
 
     /// What uses the task now, so that it must stay.
@@ -286,6 +295,8 @@ impl Inner {
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.in_use(now),
+            whole: self.swarm.is_whole(),
+            awaited_for: self.awaited_for,
         }
     }
 

@@ -55,7 +55,7 @@ impl CachedFile {
         };
         match fate {
             Fate::Goes(Reason::Expired) => {
-                format!("nobody used it for {}, taskExpireTime is {}", rounded(cached.unused), rounded(rules.expire_after))
+                format!("nobody used it for {}, it is kept for {}", rounded(cached.unused), rounded(cached.expires_after(rules)))
             }
             Fate::Goes(Reason::Quota) => "the repository is beyond repositoryHighWatermark of repositoryQuota".to_owned(),
             Fate::Goes(Reason::LittleRoom) => "the disk has less room than youngGCThreshold".to_owned(),
@@ -86,6 +86,7 @@ impl Cluster {
         });
         Rules {
             expire_after: config.task_expire_time,
+            whole_expires_after: config.cache_expire_time,
             young_free_bytes: config.young_gc_threshold_bytes,
             full_free_bytes: config.full_gc_threshold_bytes,
             interval: config.interval_threshold,

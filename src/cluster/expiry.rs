@@ -185,10 +185,9 @@ impl Cluster {
     }
 
     async fn expire_tasks(self: &Arc<Self>, collected: &mut Collected) -> Result<(), CallError> {
-        let expire_after = self.config().task_expire_time;
+        let rules = self.retention_rules();
         for cached in self.cached_files().await {
-            let expired = cached.in_use.is_none() && cached.unused >= expire_after;
-            if expired && self.evict_file(&cached, Reason::Expired).await? {
+            if cached.is_expired(&rules) && self.evict_file(&cached, Reason::Expired).await? {
                 collected.expired += 1;
                 collected.bytes += cached.stored_bytes;
             }

@@ -319,8 +319,16 @@ pub const SETTINGS: &[Setting] = &[
         "taskExpireTime",
         "task-expire-time",
         duration(|config| &mut config.task_expire_time, SHORTEST, LONGEST),
-        "A task that nobody used for this long goes, with its cached file. The Go supernode kept the file until the disk was short \
-         of room: raise this to keep files longer, which costs room on the disk and hardly any memory.",
+        "A task that nobody used for this long goes, unless its file is here whole: see cacheExpireTime.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Cleaning,
+        "cacheExpireTime",
+        "cache-expire-time",
+        duration(|config| &mut config.cache_expire_time, SHORTEST, LONGEST),
+        "A whole file that nobody used for this long goes, with its task; no sooner than after taskExpireTime. Want of room takes it \
+         earlier.",
     )
     .at_run_time(),
     Setting::new(

@@ -25,6 +25,8 @@ const PREHEATS_MAX: usize = 10_000;
 const RUNNING_MAX: usize = 4;
 /// Tasks of one preheat that are fetched at once.
 const CHILDREN_AT_ONCE: usize = 4;
+/// How long what was fetched ahead does not expire, if no client comes. For want of room it may go sooner.
+const AWAITS_CLIENTS_FOR: Duration = Duration::from_hours(24);
 /// How long an ended preheat is remembered.
 const REMEMBERED_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -156,6 +158,12 @@ impl Cluster {
     /// Takes up what is stored.
     pub(super) fn load_preheats(&self) -> Result<(), crate::store::StoreError> {
         let stored = self.store.preheats()?;
+        // Whether clients came before this start is not known: they may still be on their way.
+        for child in stored.iter().flat_map(|(_, children)| children) {
+            if let Ok(cell) = self.cell(&child.task) {
+                cell.lock().await_clients(AWAITS_CLIENTS_FOR);
+            }
+        }
         let job = |(preheat, children): (Preheat, Vec<PreheatChild>)| {
             let stage = Stage { preheat: Arc::new(preheat), children: children.into() };
             (stage.preheat.id, Arc::new(Job { now: Mutex::new(stage), ended: CancellationToken::new() }))
@@ -260,8 +268,9 @@ impl Cluster {
         let mut wait = LOOK_FIRST;
         loop {
             {
-                let inner = cell.lock();
+                let mut inner = cell.lock();
                 if inner.swarm.is_whole() {
+                    inner.await_clients(AWAITS_CLIENTS_FOR);
                     return Ok(());
                 }
                 if let Some(failure) = inner.swarm.failure() {

@@ -13,10 +13,11 @@ use super::lifecycle::registration;
 use super::service::Service;
 
 /// What expires in minutes in the field does so in seconds here.
-pub const SETTINGS: [&str; 7] = [
+pub const SETTINGS: [&str; 8] = [
     "--gc-initial-delay=1s",
     "--gc-meta-interval=1s",
     "--task-expire-time=3s",
+    "--cache-expire-time=3s",
     "--peer-gc-delay=3s",
     "--snapshot-interval=0s",
     "--young-gc-threshold=0",

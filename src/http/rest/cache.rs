@@ -35,13 +35,14 @@ pub struct CacheInfo {
     full_gc_threshold_bytes: u64,
     /// What nobody used for this long goes.
     task_expire_seconds: u64,
+    cache_expire_seconds: u64,
     /// Clients that the next collection takes out of their tasks.
     silent_clients: usize,
 }
 
 impl CacheInfo {
     pub fn new(view: &CacheView) -> Self {
-        let Rules { expire_after, young_free_bytes, full_free_bytes, quota, .. } = view.rules;
+        let Rules { expire_after, whole_expires_after, young_free_bytes, full_free_bytes, quota, .. } = view.rules;
         Self {
             stored_bytes: view.stored_bytes,
             bytes: view.bytes,
@@ -52,6 +53,7 @@ impl CacheInfo {
             young_gc_threshold_bytes: young_free_bytes,
             full_gc_threshold_bytes: full_free_bytes,
             task_expire_seconds: expire_after.as_secs(),
+            cache_expire_seconds: whole_expires_after.as_secs(),
             silent_clients: view.silent_clients,
         }
     }

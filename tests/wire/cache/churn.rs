@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -14,8 +15,7 @@ use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{random_content, random_seed, range_of};
 use crate::harness::service::{Service, command};
 
-const CONFIGURATION: &str =
-    "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 2s, peerGCDelay: 2s, snapshotInterval: 0s}\n";
+const CONFIGURATION: &str = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 2s, cacheExpireTime: 2s, peerGCDelay: 2s, snapshotInterval: 0s}\n";
 const TASKS: u32 = 1_500;
 const CLIENTS_OF_EACH: u32 = 2;
 /// Clients of one task more, so that one goes in many steps.
@@ -107,33 +107,36 @@ async fn of_thousands_of_tasks_and_clients_nothing_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_amid_expiry_and_eviction_leaves_a_sound_home() {
     let mut random = fastrand::Rng::with_seed(random_seed("moments of the kills"));
-    let configuration = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, gcDiskInterval: 1s, taskExpireTime: 1s, peerGCDelay: 1s, \
-                         repositoryQuota: 2K, snapshotInterval: 0s}\n";
+    let configuration = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, gcDiskInterval: 1s, taskExpireTime: 1s, cacheExpireTime: 1s, peerGCDelay: 1s, \
+                         repositoryQuota: 20K, snapshotInterval: 0s}\n";
     let (origin, mut service) = (Origin::start().await, Service::start_configured(configuration).await);
     let content = random_content(100);
     let urls: Vec<String> = (0..600).map(|number| origin.put(&format!("file-{number}"), File::new(content.clone()))).collect();
     for round in 0..3 {
         let api = service.api();
+        let registered = Arc::new(AtomicU32::new(0));
         let mut clients = JoinSet::new();
         for worker in 0..8 {
-            let urls = urls.clone();
+            let (urls, registered) = (urls.clone(), registered.clone());
             clients.spawn(async move {
                 for (number, url) in (0..).zip(&urls).skip(worker).step_by(8) {
-                    let registration = json!({
-                        "rawUrl": url, "cid": format!("10.0.0.1-{round}{number}-1.1"), "ip": "127.0.0.1", "port": 1, "path": "/p",
-                    });
-                    let Ok(registered) = exchange::call(api, post_json("/peer/registry", &registration)).await else { return };
-                    let Ok(registered) = registered.answer() else { return };
-                    // What a client has not finished is in use, and never goes. What does not fit beside it is refused.
-                    let Some(task) = registered.data["taskId"].as_str() else { continue };
-                    let done = format!("/peer/task?taskId={task}&srcCid=10.0.0.1-{round}{number}-1.1&status=702&result=501");
+                    let cid = format!("10.0.0.1-{round}{number}-1.1");
+                    let registration = json!({"rawUrl": url, "cid": cid, "ip": "127.0.0.1", "port": 1, "path": "/p"});
+                    let Ok(answer) = exchange::call(api, post_json("/peer/registry", &registration)).await else { return };
+                    let answer = answer.answer().expect("an envelope");
+                    // It says that it has done, so that its file may go for the next.
+                    let task = answer.data["taskId"].as_str().unwrap_or_default();
+                    let done = format!("/peer/task?srcCid={cid}&taskId={task}&status=702&result=501");
                     if exchange::call(api, get(&done)).await.is_err() {
                         return;
                     }
+                    registered.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        tokio::time::sleep(std::time::Duration::from_millis(random.u64(500..2500))).await;
+        // The quota holds fewer than two hundred.
+        let enough = random.u32(250..550);
+        eventually("many have registered", async || (registered.load(Ordering::Relaxed) >= enough).then_some(())).await;
         service.kill9();
         while clients.join_next().await.is_some() {}
         // The start removes files whose task was gone before them; nothing else may be amiss.

@@ -12,11 +12,11 @@ use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::Service;
 
-const SHORT: &str = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1s, peerGCDelay: 1s}\n";
+const SHORT: &str = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 2s, cacheExpireTime: 2s, peerGCDelay: 2s}\n";
 /// Tasks live; clients and peers do not.
-const CLIENTS_ONLY: &str = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1h, peerGCDelay: 1s}\n";
+const CLIENTS_ONLY: &str = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1h, peerGCDelay: 3s}\n";
 /// Longer than anything is kept here.
-const SEVERAL_ROUNDS: Duration = Duration::from_secs(4);
+const SEVERAL_ROUNDS: Duration = Duration::from_secs(7);
 const UNKNOWN: i64 = 502;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,21 +82,18 @@ async fn heartbeats_keep_a_client_and_its_peer() {
     let (client, task) = register(&service, &url).await.expect("it is accepted");
     let port = service.dump().await.of_kind("peer").next().expect("a peer")["port"].clone();
     let heartbeat = json!({"cID": client.cid(), "IP": "127.0.0.1", "port": port});
-    // It beats on while a dump is taken, however long that takes.
-    let heart = tokio::spawn({
-        let api = service.api();
-        async move {
-            loop {
-                let answer = exchange::ask(api, post_json("/peer/heartbeat", &heartbeat)).await;
-                assert_eq!(answer.data["needRegister"], false, "{answer}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+    let api = service.api();
+    let beating = tokio::spawn(async move {
+        loop {
+            let answer = exchange::ask(api, post_json("/peer/heartbeat", &heartbeat)).await;
+            assert_eq!(answer.data["needRegister"], false, "{answer}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
     tokio::time::sleep(SEVERAL_ROUNDS).await;
     assert!(service.dump().await.has_client(&task, client.cid()));
-    heart.abort();
-    assert!(heart.await.is_err_and(|ended| ended.is_cancelled()), "the peer had to register again");
+    assert!(!beating.is_finished(), "a heartbeat was told to register");
+    beating.abort();
     eventually("it leaves when its heart stands still", async || {
         let dump = service.dump().await;
         (!dump.has_client(&task, client.cid()) && dump.of_kind("peer").count() == 0).then_some(())
@@ -121,9 +118,28 @@ async fn time_without_a_service_expires_nothing_at_once() {
     tokio::time::sleep(SEVERAL_ROUNDS).await;
     assert!(is_stored(&service, &task).await, "it expired because nobody could come");
     // A reload changes it under way.
-    service.reconfigure("base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1s}\n");
+    service.reconfigure("base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1s, cacheExpireTime: 1s}\n");
     eventually("the task expires", async || (!is_stored(&service, &task).await).then_some(())).await;
     assert_eq!(pull(&service, &task, "127.0.0.1-1-1795423513.832").await.code, UNKNOWN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_preheated_waits_for_its_first_client() {
+    let (origin, mut service) = (Origin::start().await, Service::start_configured(SHORT).await);
+    let content = random_content(1000);
+    let url = origin.put("file", File::new(content.clone()));
+    let answer = exchange::call(service.api(), post_json("/api/v1/preheats", &json!({"type": "file", "url": url}))).await;
+    assert_eq!(answer.expect("an answer").status, 201);
+    eventually("it is here", async || (files(&service).len() == 1).then_some(())).await;
+    tokio::time::sleep(SEVERAL_ROUNDS).await;
+    assert_eq!(files(&service).len(), 1, "it expired before anybody came");
+    service.kill9();
+    service.restart().await;
+    tokio::time::sleep(SEVERAL_ROUNDS).await;
+    let downloaded = download(&service, &url).await;
+    assert!(downloaded.content == content);
+    assert_eq!(origin.record("file").0.len(), 1, "it was fetched again");
+    eventually("it expires when clients have come", async || (!is_stored(&service, &downloaded.task).await).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use crate::harness::pieces::random_content;
 use crate::harness::service::{Service, command};
 
 /// Nothing goes by itself in the time of a test.
-const BY_HAND: &str = "base: {gcInitialDelay: 1h, gcMetaInterval: 1h, gcDiskInterval: 1h, taskExpireTime: 1s, peerGCDelay: 1s}\n";
+const BY_HAND: &str = "base: {gcInitialDelay: 1h, gcMetaInterval: 1h, gcDiskInterval: 1h, taskExpireTime: 1s, cacheExpireTime: 1s, peerGCDelay: 1s}\n";
 
 async fn gc(service: &Service, args: &[&str]) -> Output {
     let mut command = command();
