@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_kept_for_longer_than_half_of_one() {
-        let rules = Rules { whole_expires_after: Duration::from_hours(72), ..rules() };
+        let rules = Rules { whole_expires_after: Duration::from_hours(72), ..RULES };
         for (whole, hours, expired) in [(false, 23, false), (false, 25, true), (true, 71, false), (true, 73, true)] {
             let file = Cached { whole, ..cached(0, MIB, Duration::from_hours(hours)) };
             assert_eq!(file.is_expired(&rules), expired, "whole {whole}, unused for {hours} h");

@@ -97,6 +97,7 @@ async fn the_cache_is_shown_page_by_page_in_the_order_in_which_it_would_go() {
         ("highWatermarkBytes", 8 << 20),
         ("lowWatermarkBytes", 5 << 20),
         ("taskExpireSeconds", 180),
+        ("cacheExpireSeconds", 259_200),
     ] {
         assert_eq!(cache[field], expected, "{field} of {cache}");
     }
@@ -111,7 +112,7 @@ async fn the_cache_is_shown_page_by_page_in_the_order_in_which_it_would_go() {
             (&false.into(), &100_005.into(), &"SUCCESS".into())
         );
         assert!(file["why"].as_str().is_some_and(|why| why.starts_with("there is room; expires in ")), "{file}");
-        assert!(file["expiresInSeconds"].as_u64().is_some_and(|left| left <= 180), "{file}");
+        assert!(file["expiresInSeconds"].as_u64().is_some_and(|left| left <= 259_200), "{file}");
     }
     let response = exchange::call(service.api(), get("/cache")).await.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(response.header("x-total-count"), Some("3"));

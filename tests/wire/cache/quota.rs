@@ -104,7 +104,13 @@ async fn downloads_that_compete_for_the_quota_end_well_or_are_told_why_not() {
                         assert!(downloaded.content == content, "{url} is another file");
                         good += 1;
                     }
-                    Err(surprise) => assert_eq!(surprise.code, Some(SOURCE_FAIL), "{surprise}"),
+                    // The last report of a client that is done may come when its task has gone: nobody knows its release
+                    // any more, and 200 is what the oldest expect. Others log it.
+                    Err(surprise) => assert!(
+                        surprise.code == Some(SOURCE_FAIL)
+                            || surprise.code == Some(200) && surprise.to_string().contains("/peer/piece/suc"),
+                        "{surprise}"
+                    ),
                 }
             }
             good
