@@ -18,7 +18,7 @@ use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get, post_json, with_header};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{random_content, range_of, slot_of};
-use crate::stage::{Addresses, Stage, Started};
+use crate::stage::{Addresses, Stage, Started, supervised};
 
 /// Two pieces.
 const FILE_BYTES: usize = 6_000_000;
@@ -199,6 +199,46 @@ async fn a_database_that_cannot_be_written_is_served_from_until_it_can_be_again(
         assert!(scene.download(&scene.url).await == scene.content, "{error:?}");
         assert_eq!(scene.origin.record("here").0.len(), 1, "{error:?}: the source was asked for what is here");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervised_service_outlives_a_full_disk_and_a_death_in_the_middle_of_it() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let url = origin.put("here", File::new(content.clone()));
+    let (mut service, faults) = supervised().await;
+    let api = service.api();
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let task = client.download(api, &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+    let question = format!("/peer/task?taskId={task}&srcCid={}&status=701&result=502&range=", client.cid());
+    let waits = async |when: &str| {
+        let answer = exchange::ask(api, get(&question)).await;
+        assert_eq!((answer.status, answer.code), (200, WAIT), "{when}: {answer}");
+    };
+    faults.fail(WRITE | CREATE, "/home/", Errno::NOSPC, ALWAYS);
+    let registering = async || {
+        let body = json!({
+            "rawUrl": url, "cid": "new", "ip": "127.0.0.1", "port": 15001, "path": "/p", "version": "1.0.6",
+        });
+        exchange::ask(api, post_json("/peer/registry", &body)).await
+    };
+    let registered = registering().await;
+    assert_eq!(registered.code, WAIT_AUTH, "a registration that is not durable is put off: {registered}");
+    waits("degraded").await;
+    // The next worker finds a home in which nothing can be made.
+    service.kill_worker();
+    eventually("the next one tries to open the home", async || {
+        service.log().contains("the home cannot be opened now").then_some(())
+    })
+    .await;
+    waits("recovering, on a full disk").await;
+    let ready = exchange::ask(api, get("/ready")).await;
+    assert_eq!(ready.status, UNAVAILABLE, "{ready}");
+    faults.heal();
+    service.next_worker().await;
+    let servable = Dump::of(&service.home()).await.servable(&task, client.cid());
+    assert_eq!(servable.len(), 2, "what was acknowledged is gone");
+    assert_eq!(registering().await.code, 200);
+    assert_eq!(origin.record("here").0.len(), 1, "the source was asked for what is here");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::fault::Faults;
 use crate::harness::dump::{Dump, output};
 use crate::harness::service::{command, serve_command};
+use crate::harness::supervised::Supervised;
 
 /// How long a start, or the death of a process that was killed, may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -202,4 +203,17 @@ pub async fn ask_control(home: &Path, method: &str, target: &str) -> Result<Stri
         String::from_utf8(body.into()).map_err(|error| error.to_string())
     };
     tokio::time::timeout(DEADLINE, asking).await.map_err(|_| "no answer in time".to_owned())?
+}
+
+/// A supervisor and its worker, with faults under both.
+pub async fn supervised() -> (Supervised, Faults) {
+    let mut faults = None;
+    let supervised = Supervised::start_with(|command| {
+        let home = command.get_args().skip_while(|argument| *argument != "--home-dir").nth(1).map(PathBuf::from);
+        let home = home.expect("a home is named");
+        let under = Faults::beside(home.parent().expect("the home is in a directory"), &home);
+        under.put_under(command);
+        faults = Some(under);
+    });
+    (supervised.await, faults.expect("they were put under it"))
 }

@@ -1,16 +1,14 @@
 //! The fault layer itself, and a kill at every step of a first start.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-use crate::fault::{ALWAYS, Faults, Moment, WRITE};
+use crate::fault::{ALWAYS, Moment, WRITE};
 use crate::harness::dump::Dump;
 use crate::harness::exchange::{self, post_json};
-use crate::harness::supervised::Supervised;
-use crate::stage::{Stage, Started, was_killed};
+use crate::stage::{Stage, Started, supervised, was_killed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_is_killed_at_any_step_is_begun_again() {
@@ -58,16 +56,7 @@ async fn chosen_calls_fail_for_as_long_as_they_are_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_at_a_step_is_started_again_with_what_was_acknowledged() {
-    let mut faults = None;
-    let mut supervised = Supervised::start_with(|command| {
-        let home = command.get_args().skip_while(|argument| *argument != "--home-dir").nth(1).map(PathBuf::from);
-        let home = home.expect("a home is named");
-        let under = Faults::beside(home.parent().expect("the home is in a directory"), &home);
-        under.put_under(command);
-        faults = Some(under);
-    })
-    .await;
-    let faults = faults.expect("they were put under it");
+    let (mut supervised, faults) = supervised().await;
     assert!(faults.steps() > 10, "whichever process it is that serves, its steps are seen");
     let mut acknowledged = BTreeSet::new();
     for (steps, moment) in [(1, Moment::Before), (4, Moment::After), (6, Moment::Half), (11, Moment::Half), (12, Moment::After)] {
