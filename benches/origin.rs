@@ -120,7 +120,10 @@ async fn small_files() {
                 if number >= SMALL_FILES as u64 {
                     return;
                 }
-                let request = post_json("/peer/registry", &registration(&format!("{source}{number}"), number as usize));
+                let request = post_json(
+                    "/peer/registry",
+                    &registration(&format!("{source}{number}"), usize::try_from(number).expect("few")),
+                );
                 let answer = exchange::send(&mut connection, api, request).await.unwrap_or_else(|error| panic!("{error}"));
                 let answer = exchange::collect(answer).await.unwrap_or_else(|error| panic!("{error}"));
                 let answer = answer.answer().unwrap_or_else(|error| panic!("{error}"));

@@ -26,7 +26,8 @@ Every setting can be given as a flag, as an environment variable (its name is in
 makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
 
 Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
-running service, 75 (serve --no-supervise) the database can be written again after it could not: start the service again.
+running service, 4 the home is of a newer program, 75 (serve --no-supervise) the database can be written again after it
+could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
 default), \"debug\" or \"supernode::cdn=trace\".";
 

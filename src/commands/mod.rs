@@ -22,8 +22,9 @@ use serve::supervisor::WorkerEnded;
 use serve::{DrainedForUpgrade, SourcePattern, WritableAgain};
 
 use crate::cli::HomeArgs;
+use crate::cluster::StartError;
 use crate::config::{ConfigError, Home, Sources};
-use crate::store::swap;
+use crate::store::{StoreError, swap};
 use crate::telemetry::WrongLogFilter;
 
 const FAILED: u8 = 1;
@@ -32,6 +33,8 @@ const WRONG_CONFIGURATION: u8 = 2;
 const HOME_IN_USE: u8 = 3;
 /// Whoever supervises the service should start it again at once (`EX_TEMPFAIL`).
 const START_AGAIN: u8 = 75;
+/// The database was written by a newer program.
+const NEWER_SCHEMA: u8 = 4;
 /// What a worker tells its supervisor, and nobody else.
 const DRAINED_FOR_UPGRADE: u8 = 80;
 
@@ -67,6 +70,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         HOME_IN_USE
     } else if error.is::<ConfigError>() || error.is::<SourcePattern>() || error.is::<WrongLogFilter>() {
         WRONG_CONFIGURATION
+    } else if is_newer_schema(error) {
+        NEWER_SCHEMA
     } else if error.is::<WritableAgain>() {
         START_AGAIN
     } else if error.is::<DrainedForUpgrade>() {
@@ -74,4 +79,12 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else {
         FAILED
     })
+}
+
+fn is_newer_schema(error: &anyhow::Error) -> bool {
+    let store = match error.downcast_ref() {
+        Some(StartError::Store(store)) => Some(store),
+        _ => error.downcast_ref(),
+    };
+    matches!(store, Some(StoreError::NewerSchema { .. }))
 }

@@ -58,6 +58,8 @@ pub enum Change {
     PreheatResolved {
         preheat: PreheatId,
         children: Arc<[PreheatChild]>,
+        /// How many it had found before; those beyond the new ones are no more.
+        former: usize,
     },
     PreheatForgotten(PreheatId),
 }

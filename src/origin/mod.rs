@@ -110,6 +110,8 @@ pub struct Document {
     pub status: StatusCode,
     /// What the source wants to see before it answers otherwise.
     pub challenge: Option<String>,
+    /// Another host answered than the one that was asked.
+    pub redirected: bool,
     pub body: Vec<u8>,
 }
 
@@ -219,7 +221,11 @@ impl Source {
         let mut headers = client_headers(spec);
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let asked = (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
         let mut response = self.send(spec, url, headers).await?;
+        let answered = response.url();
+        let answered = (answered.scheme().to_owned(), answered.host_str().map(str::to_owned), answered.port_or_known_default());
+        let redirected = answered != asked;
         let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))? {
@@ -228,7 +234,7 @@ impl Source {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Document { status: response.status(), challenge, body })
+        Ok(Document { status: response.status(), challenge, redirected, body })
     }
 
     /// Certificates and leniency hold for the task that brought them and for no other.

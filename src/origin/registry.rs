@@ -3,6 +3,8 @@
 //! Source: the OCI distribution and image specifications, and Docker's token authentication. Signatures are not verified
 //! and digests are not compared here: whoever pulls an image verifies all of it.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use crate::domain::Platform;
@@ -15,6 +17,8 @@ pub const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, appli
 const MANIFESTS_MAX: usize = 64;
 /// Blobs of one image.
 const BLOBS_MAX: usize = 1024;
+/// Platforms that are named to whoever asked for another.
+const OFFERED_MAX: usize = 16;
 
 /// Why a text is no manifest that can be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,10 +105,13 @@ impl Manifest {
             if platform.takes(&offer.os, &offer.architecture, offer.variant.as_deref()) {
                 wanted.push(digest);
             }
-            offered.push(format!("{}/{}", offer.os, offer.architecture));
+            // As far as they are shown.
+            if offered.len() < OFFERED_MAX {
+                let short = |text: &str| text.chars().take(32).collect::<String>();
+                offered.push(format!("{}/{}", short(&offer.os), short(&offer.architecture)));
+            }
         }
         if wanted.is_empty() {
-            offered.truncate(MANIFESTS_MAX);
             return Err(ManifestError::Platform { wanted: platform.to_string(), offered: offered.join(", ") });
         }
         Ok(Self::Index(checked(wanted, MANIFESTS_MAX)?))
@@ -113,7 +120,7 @@ impl Manifest {
 
 /// Each digest once, and nothing that is none: they become parts of URLs.
 fn checked(digests: Vec<String>, max: usize) -> Result<Vec<String>, ManifestError> {
-    let mut once: Vec<String> = Vec::new();
+    let (mut once, mut seen) = (Vec::new(), HashSet::new());
     for digest in digests {
         let (algorithm, hash) = digest.split_once(':').unwrap_or_default();
         let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
@@ -124,11 +131,14 @@ fn checked(digests: Vec<String>, max: usize) -> Result<Vec<String>, ManifestErro
         if !is_digest {
             return Err(ManifestError::Digest(digest.chars().take(128).collect()));
         }
-        if !once.contains(&digest) {
+        if seen.insert(digest.clone()) {
+            if once.len() == max {
+                return Err(ManifestError::TooLarge(max));
+            }
             once.push(digest);
         }
     }
-    if once.len() > max { Err(ManifestError::TooLarge(max)) } else { Ok(once) }
+    Ok(once)
 }
 
 /// Where a registry sends for a token.

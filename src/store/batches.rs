@@ -134,7 +134,10 @@ impl Batches {
                 let record = encode("preheats", &PreheatV1::from(preheat.as_ref()))?;
                 self.put(Table::Preheats, preheat.id.as_bytes().as_slice(), record);
             }
-            Change::PreheatResolved { preheat, children } => {
+            Change::PreheatResolved { preheat, children, former } => {
+                for (number, _) in (0..).zip(0..*former).skip(children.len()) {
+                    self.remove(Table::Preheats, preheat_child_key(preheat, number).as_slice());
+                }
                 for (number, child) in (0..).zip(children.iter()) {
                     let record = encode("preheats", &PreheatChildV1::from(child))?;
                     self.put(Table::Preheats, preheat_child_key(preheat, number).as_slice(), record);

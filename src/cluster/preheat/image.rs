@@ -1,5 +1,7 @@
 //! From an image's name to what has to be fetched of it: manifest list, manifest, configuration and layers.
 
+use std::collections::HashSet;
+
 use http::StatusCode;
 
 use super::part_of;
@@ -10,6 +12,11 @@ use crate::origin::{Document, Source};
 
 /// How deep indexes may name each other.
 const DEPTH_MAX: usize = 3;
+/// Manifests of one image that are read, and parts that are fetched.
+const MANIFESTS_MAX: usize = 64;
+const PARTS_MAX: usize = 1024;
+/// A token is stored with every part of an image until that is here.
+const TOKEN_MAX_BYTES: usize = 8 * 1024;
 const AUTHORIZATION: &str = "Authorization";
 
 /// What to fetch of the image whose manifest is at this source.
@@ -24,8 +31,12 @@ pub async fn resolve(
     };
     let mut asking = Asking { registry, source: source.clone() };
     let mut manifests = vec![(source.raw_url.clone(), 0)];
-    let mut parts: Vec<TaskSpec> = Vec::new();
+    let (mut parts, mut known, mut read) = (Vec::new(), HashSet::new(), 0);
     while let Some((url, depth)) = manifests.pop() {
+        read += 1;
+        if read > MANIFESTS_MAX {
+            return Err(format!("the image has more than {MANIFESTS_MAX} manifests"));
+        }
         let document = asking.read(&url).await?;
         match Manifest::read(&document.body, platform).map_err(|error| error.to_string())? {
             Manifest::Index(_) if depth == DEPTH_MAX => return Err("indexes of the image name each other too deep".to_owned()),
@@ -35,8 +46,11 @@ pub async fn resolve(
             Manifest::Blobs(digests) => {
                 for digest in digests {
                     let part = part_of(source, format!("{repository}/blobs/{digest}"), filter, asking.source.headers.clone());
-                    if parts.iter().all(|known| known.id != part.id) {
+                    if known.insert(part.id) {
                         parts.push(part);
+                    }
+                    if parts.len() > PARTS_MAX {
+                        return Err(format!("the image has more than {PARTS_MAX} parts"));
                     }
                 }
             }
@@ -54,7 +68,9 @@ struct Asking<'a> {
 impl Asking<'_> {
     async fn read(&mut self, url: &str) -> Result<Document, String> {
         let first = self.ask(&self.source, url, MANIFEST_TYPES).await?;
-        let document = match (first.status, first.challenge.as_deref().and_then(Challenge::parse)) {
+        // Whoever a redirect led to is not the one whose credentials these are.
+        let challenge = first.challenge.as_deref().filter(|_| !first.redirected).and_then(Challenge::parse);
+        let document = match (first.status, challenge) {
             (StatusCode::UNAUTHORIZED, Some(challenge)) => {
                 self.take_token(&challenge).await?;
                 self.ask(&self.source, url, MANIFEST_TYPES).await?
@@ -73,6 +89,9 @@ impl Asking<'_> {
             return Err(format!("the registry's token server answered {}", document.status));
         }
         let token = token_in(&document.body).ok_or("the registry's token server gave no token")?;
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(format!("the registry's token is longer than {TOKEN_MAX_BYTES} bytes"));
+        }
         self.source.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(AUTHORIZATION));
         self.source.headers.push((AUTHORIZATION.to_owned(), format!("Bearer {token}")));
         Ok(())

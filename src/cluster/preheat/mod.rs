@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::cell::{Fetching, Probe};
-use super::{CallError, Cluster, Page, Window};
+use super::{CallError, Cluster, Page, Refused, Window};
 use crate::domain::{Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec};
 use crate::store::CommitFailed;
 
@@ -25,6 +25,11 @@ const PREHEATS_MAX: usize = 10_000;
 const RUNNING_MAX: usize = 4;
 /// Tasks of one preheat that are fetched at once.
 const CHILDREN_AT_ONCE: usize = 4;
+/// How often an image is begun anew whose token has expired.
+const ROUNDS_MAX: usize = 8;
+/// How long a registry may take to tell what an image is.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+const REASON_MAX_BYTES: usize = 1024;
 /// How long what was fetched ahead does not expire, if no client comes. For want of room it may go sooner.
 const AWAITS_CLIENTS_FOR: Duration = Duration::from_hours(24);
 /// How long an ended preheat is remembered.
@@ -103,15 +108,18 @@ impl Cluster {
             ended: CancellationToken::new(),
         });
         let room = self.committer.room().await?;
-        {
+        let ticket = {
             let mut known = self.preheats.known.lock();
             if known.len() >= PREHEATS_MAX {
                 return Err(CallError::TooManyPreheats(PREHEATS_MAX));
             }
             known.insert(id, job.clone());
-        }
-        room.submit(vec![Change::PreheatChanged(preheat)], 0).durable().await?;
+            // Under the lock, so that no deletion is written before it.
+            room.submit(vec![Change::PreheatChanged(preheat)], 0)
+        };
+        // Before anything is waited for: whoever asked may hang up, and what is stored runs.
         self.run_preheat(job);
+        ticket.durable().await?;
         Ok(id)
     }
 
@@ -208,17 +216,17 @@ impl Cluster {
             self.change_preheat(job, PreheatState::Running, None).await?;
             let preheat = job.now.lock().preheat.clone();
             tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
-            let outcome = match self.resolve(&preheat).await {
-                Ok(sources) => {
-                    let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
-                    self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
-                    self.warm_all(sources).await
+            let mut outcome = self.try_preheat(job, &preheat).await?;
+            for _ in 1..ROUNDS_MAX {
+                // Tokens are good for minutes, and layers may take longer: what is here already costs nothing.
+                if !matches!(&outcome, Err(Unwarmed { for_credentials: true, .. })) || preheat.kind == PreheatKind::File {
+                    break;
                 }
-                Err(why) => Err(why),
-            };
+                outcome = self.try_preheat(job, &preheat).await?;
+            }
             let state = match outcome {
                 Ok(()) => PreheatState::Success,
-                Err(why) => PreheatState::Failed(why),
+                Err(Unwarmed { why, .. }) => PreheatState::Failed(shortened(why)),
             };
             match &state {
                 PreheatState::Failed(reason) => tracing::warn!(preheat = %preheat.id, reason, "preheat failed"),
@@ -228,6 +236,18 @@ impl Cluster {
         };
         // A committer that takes nothing stops the service, which is told of it.
         let _: Result<(), CommitFailed> = ended.await;
+    }
+
+    /// Finds out what there is to fetch, and fetches it.
+    async fn try_preheat(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<Result<(), Unwarmed>, CommitFailed> {
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.resolve(preheat)).await;
+        let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
+            Ok(sources) => sources,
+            Err(why) => return Ok(Err(Unwarmed { for_credentials: false, why })),
+        };
+        let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
+        self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
+        Ok(self.warm_all(sources).await)
     }
 
     /// What the preheat is to fetch, or why that cannot be told.
@@ -244,27 +264,34 @@ impl Cluster {
     }
 
     /// Fetches all of these. What can be fetched is, even where something cannot.
-    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), String> {
+    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), Unwarmed> {
         let warming = sources.into_iter().map(|source| {
             let cluster = self.clone();
             async move {
                 let warmed = cluster.warm(&source).await;
-                warmed.map_err(|why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
+                let named = |why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url));
+                warmed.map_err(|unwarmed| Unwarmed { why: named(unwarmed.why), ..unwarmed })
             }
         });
-        let outcomes: Vec<Result<(), String>> =
+        let outcomes: Vec<Result<(), Unwarmed>> =
             futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).collect().await;
-        let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
-        match failed.as_slice() {
-            [] => Ok(()),
-            [only] => Err(only.clone()),
-            [first, rest @ ..] => Err(format!("{first}; and {} more failed", rest.len())),
-        }
+        let failed: Vec<Unwarmed> = outcomes.into_iter().filter_map(Result::err).collect();
+        let Some(first) = failed.first() else { return Ok(()) };
+        let why = match failed.len() - 1 {
+            0 => first.why.clone(),
+            others => format!("{}; and {others} more failed", first.why),
+        };
+        Err(Unwarmed { for_credentials: failed.iter().any(|failed| failed.for_credentials), why })
     }
 
     /// Has a task fetched that nobody registered for, and returns once it is here whole.
-    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), String> {
-        let cell = self.cell_for(source).await.map_err(|error| error.to_string())?;
+    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), Unwarmed> {
+        let cell = self.cell_for(source).await.map_err(|error| match error {
+            CallError::Refused(refused) => Unwarmed::by(&refused),
+            error => Unwarmed { for_credentials: false, why: error.to_string() },
+        })?;
+        self.revalidate(&cell, source).await;
+        cell.lock().touch(self.now());
         let mut wait = LOOK_FIRST;
         loop {
             {
@@ -273,14 +300,21 @@ impl Cluster {
                     inner.await_clients(AWAITS_CLIENTS_FOR);
                     return Ok(());
                 }
-                if let Some(failure) = inner.swarm.failure() {
-                    return Err(failure.reason.clone());
+                match &inner.fetching {
+                    // A source that was here whole and lost pieces has not failed; but nobody would ask for them again.
+                    Fetching::Idle { failed: Some(failed) } => return Err(Unwarmed::by(&failed.refused)),
+                    Fetching::Removed => {
+                        return Err(match &*cell.probe.borrow() {
+                            Probe::Refused(refused) => Unwarmed::by(refused),
+                            Probe::Pending | Probe::Answered => {
+                                Unwarmed { for_credentials: false, why: "its task was deleted".to_owned() }
+                            }
+                        });
+                    }
+                    Fetching::Idle { failed: None } | Fetching::Underway { .. } => {}
                 }
-                if matches!(inner.fetching, Fetching::Removed) {
-                    return Err(match &*cell.probe.borrow() {
-                        Probe::Refused(refused) => refused.to_string(),
-                        Probe::Pending | Probe::Answered => "its task was deleted".to_owned(),
-                    });
+                if let Some(failure) = inner.swarm.failure() {
+                    return Err(Unwarmed { for_credentials: false, why: failure.reason.clone() });
                 }
             }
             tokio::time::sleep(wait).await;
@@ -309,7 +343,8 @@ impl Cluster {
             preheat.state = state;
             let mut changes = vec![Change::PreheatChanged(Arc::new(preheat.clone()))];
             if let Some(children) = children {
-                changes.push(Change::PreheatResolved { preheat: preheat.id, children: children.clone() });
+                let former = stage.children.len();
+                changes.push(Change::PreheatResolved { preheat: preheat.id, children: children.clone(), former });
                 stage.children = children;
             }
             stage.preheat = Arc::new(preheat);
@@ -330,6 +365,30 @@ impl Preheats {
     }
 }
 
+/// Why a task could not be fetched ahead.
+#[derive(Debug)]
+struct Unwarmed {
+    /// Others may do.
+    for_credentials: bool,
+    why: String,
+}
+
+impl Unwarmed {
+    fn by(refused: &Refused) -> Self {
+        Self { for_credentials: refused.is_of_credentials(), why: refused.to_string() }
+    }
+}
+
+/// A reason is stored and shown; what a registry put into it may be of any length.
+fn shortened(mut reason: String) -> String {
+    if reason.len() > REASON_MAX_BYTES {
+        let end = (0..=REASON_MAX_BYTES).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
+}
+
 /// Milliseconds since 1970: kept across restarts.
 fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -346,7 +405,8 @@ fn part_of(source: &TaskSpec, url: String, filter: &[String], headers: Vec<(Stri
         task_url,
         md5: None,
         identifier,
-        headers,
+        // A part of each is none of the image's parts.
+        headers: headers.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("range")).collect(),
         ..source.clone()
     }
 }

@@ -37,6 +37,8 @@ pub struct News {
     pub death: Option<String>,
     /// Workers in a row that ended before they served.
     pub failed_starts: u32,
+    /// Workers in a row that soon could not write the database.
+    pub reopened: u32,
     /// Why the program that should have taken over did not.
     pub failed_upgrade: Option<String>,
 }

@@ -31,7 +31,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Signals {
     ending: EndingSignals,
-    pub hangup: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 #[derive(Debug)]
@@ -64,11 +64,6 @@ impl Signals {
     /// Waits for the end of the service; the second part waits for the signal to reload.
     pub fn split(&mut self) -> (impl Future<Output = Ending> + '_, &mut tokio::signal::unix::Signal) {
         (self.ending.ending(), &mut self.hangup)
-    }
-
-    /// Waits for the end of the service.
-    pub async fn ending(&mut self) -> Ending {
-        self.ending.ending().await
     }
 }
 

@@ -8,7 +8,8 @@
 //! The worker is this very program (`/proc/self/exe`: a file that was replaced meanwhile changes nothing until SIGUSR2),
 //! says that it is ready by SIGUSR1, and is killed by the kernel when its supervisor dies. For an upgrade the worker looks
 //! at the new program, drains, and ends with [`DRAINED_FOR_UPGRADE`]; the next worker is then of the new program, and once
-//! it is ready the supervisor becomes the new program too. One that ends before it was ready leaves everything as it was.
+//! it is ready the supervisor becomes the new program too. One that ends by itself before it was ready has had its chance,
+//! and the old one goes on; unless the database has been migrated, which the old one tells by [`NEWER_SCHEMA`].
 
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, kill_process, waitpid};
 use super::handover::{Handover, News};
 use super::sockets::Sockets;
 use super::{signals, upgrade};
-use crate::commands::{DRAINED_FOR_UPGRADE, FAILED, home_lock};
+use crate::commands::{DRAINED_FOR_UPGRADE, FAILED, NEWER_SCHEMA, START_AGAIN, home_lock};
 use crate::config::{Home, Sources};
 
 /// The program of this process, whatever has become of its file.
@@ -35,6 +36,10 @@ const FAILED_STARTS_MAX: u32 = 10;
 /// Before the next start after a second such end; doubled for each one more.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often a new program is tried whose worker is killed before it is ready.
+const TRIALS_MAX: u32 = 3;
+/// A worker that ends sooner because the database could not be written does not show that it can be.
+const REOPENED_WITHIN: Duration = Duration::from_secs(60);
 /// Between two starts: workers that die as soon as they are ready must not take the whole machine.
 const START_EVERY: Duration = Duration::from_millis(100);
 
@@ -110,6 +115,10 @@ struct Supervisor {
     phase: Phase,
     /// What workers are started from.
     program: PathBuf,
+    /// How often the new program was tried.
+    trials: u32,
+    /// Workers in a row that soon could not write the database.
+    reopened: u32,
 }
 
 impl Supervisor {
@@ -122,6 +131,8 @@ impl Supervisor {
             news: News::default(),
             phase: Phase::Serving,
             program: OURSELVES.into(),
+            trials: 0,
+            reopened: 0,
         }
     }
 
@@ -224,19 +235,34 @@ impl Supervisor {
         let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
         self.start_at = Instant::now();
         Ok(match (self.phase, code) {
+            (Phase::Stopping, Some(DRAINED_FOR_UPGRADE)) => Some(WorkerEnded::Code(0)),
             (Phase::Stopping, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
+            // Killed, which says nothing of the program; and it may have migrated the database already.
+            (Phase::Trial, None) if self.trials < TRIALS_MAX => {
+                self.trials += 1;
+                self.start_at = Instant::now() + START_EVERY;
+                None
+            }
             (Phase::Trial, _) => {
                 self.give_up_upgrade(&describe(status));
                 None
             }
             (Phase::Serving, Some(0)) => Some(WorkerEnded::Code(0)),
             (Phase::Serving, Some(DRAINED_FOR_UPGRADE)) => {
+                self.trials = 1;
                 self.begin_trial();
                 None
             }
             // Who starts in vain should read why, once and now.
             (Phase::Serving, Some(code)) if !worker.ready && !self.news.served => Some(WorkerEnded::Code(code)),
-            (Phase::Serving, _) => self.after_death(&worker, status),
+            (Phase::Serving, _) => {
+                let ended = self.after_death(&worker, status, code);
+                // A program that is there now has been at the database, and is the one that can go on.
+                if ended.is_none() && code == Some(NEWER_SCHEMA) {
+                    self.begin_trial();
+                }
+                ended
+            }
         })
     }
 
@@ -252,8 +278,12 @@ impl Supervisor {
         self.news.failed_upgrade = Some(why.to_owned());
     }
 
-    fn after_death(&mut self, worker: &Worker, status: WaitStatus) -> Option<WorkerEnded> {
+    fn after_death(&mut self, worker: &Worker, status: WaitStatus, code: Option<u8>) -> Option<WorkerEnded> {
         self.news.death = Some(describe(status));
+        if code == Some(START_AGAIN) {
+            self.reopened = if worker.started.elapsed() < REOPENED_WITHIN { self.reopened + 1 } else { 1 };
+            self.news.reopened = self.reopened;
+        }
         self.news.failed_starts = if worker.ready { 0 } else { self.news.failed_starts + 1 };
         if self.news.failed_starts == FAILED_STARTS_MAX {
             return Some(WorkerEnded::Looping);

@@ -39,6 +39,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Before a home that cannot be opened for what may pass is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(2);
+const OPEN_EVERY_MAX: Duration = Duration::from_secs(15);
 /// What to do about a home that the machine does not let us use.
 const REMEDY: &str =
     ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
@@ -127,10 +128,13 @@ impl Service {
         listening.spawn(serve_tcp(listener, Observed(api.clone()), connections.clone()));
         listening.spawn(serve_tcp(TcpListener::from_std(sockets.download)?, download.clone(), connections.clone()));
 
+        let (ending, hangup) = signals.split();
+        // One for all that follows: a signal that is being looked into is not forgotten when the recovery ends.
+        let mut ending = std::pin::pin!(ending);
         let cluster = tokio::select! {
             opened = self.open(config) => opened?,
             // Nothing was acknowledged, so there is nothing to finish.
-            ending = signals.ending() => return Ok(ending),
+            ending = &mut ending => return Ok(ending),
             never = tell_progress() => match never {},
         };
         api.open(warp::service(api_routes(Api { cluster: cluster.clone(), download_port: addresses.download.port() })));
@@ -142,9 +146,8 @@ impl Service {
         cluster.start();
         self.tell_ready(&addresses)?;
 
-        let (ending, hangup) = signals.split();
         let ended = tokio::select! {
-            ending = ending => Ok(ending),
+            ending = &mut ending => Ok(ending),
             Err(failed) = reload_on(hangup, self.sources.clone(), &cluster, &self.log) => Err(failed),
             failed = until_over(&cluster) => Err(failed),
             never = notify::keep_watchdog(&cluster) => match never {},
@@ -163,6 +166,12 @@ impl Service {
     /// Opens the home. A service that served before does not give up for what may pass (a full disk, say): meanwhile it
     /// tells clients to wait, where its end would drive them to the source.
     async fn open(&self, config: Config) -> anyhow::Result<Arc<Cluster>> {
+        let reopened = self.handover.as_ref().map_or(0, |handover| handover.news.reopened);
+        if reopened > 1 {
+            // It could be opened, and then not be written. That is no reason to try as fast as can be.
+            RECOVERY.hinder();
+            tokio::time::sleep(OPEN_EVERY.saturating_mul(1 << (reopened - 2).min(8)).min(OPEN_EVERY_MAX)).await;
+        }
         loop {
             let config = config.clone();
             match tokio::task::spawn_blocking(move || Cluster::open(config)).await? {

@@ -173,10 +173,19 @@ fn wanted(params: &Params<'_>) -> Result<Wanted, Refused> {
         // Said of bodies that are no object, which this one is.
         Err(BadRegistration::Body(_, why)) => return Err(BadParam::new("body", why).into()),
     };
-    if size_of(&source) > SOURCE_MAX_BYTES {
-        return Err(BadParam::new("url", format!("with headers and certificates is larger than {SOURCE_MAX_BYTES} bytes")).into());
+    let filter = params.list("filter")?;
+    let named = platform.len() + filter.iter().map(|name| name.len() + 8).sum::<usize>();
+    if size_of(&source) + named > SOURCE_MAX_BYTES {
+        return Err(BadParam::new(
+            "url",
+            format!("with headers, filter and certificates is larger than {SOURCE_MAX_BYTES} bytes"),
+        )
+        .into());
     }
-    Ok(Wanted { kind, source, filter: params.list("filter")? })
+    if matches!(kind, PreheatKind::Image { .. }) && source.range().is_some() {
+        return Err(BadParam::new("headers", "have a Range, which is for files").into());
+    }
+    Ok(Wanted { kind, source, filter })
 }
 
 fn size_of(source: &TaskSpec) -> usize {

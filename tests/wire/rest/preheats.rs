@@ -140,6 +140,42 @@ async fn a_preheat_that_a_kill_interrupts_goes_on_and_one_that_ended_is_remember
     assert_eq!(fetch(service.api(), "/preheats").await.as_array().map(Vec::len), Some(1));
 }
 
+/// Documents that a registry should not send, each with what is said of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_registry_costs_its_own_preheat_and_nothing_else() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    let index = |manifests: Vec<Value>| json!({ "manifests": manifests }).to_string().into_bytes();
+    let long = "x".repeat(2_000_000);
+    let foreign = vec![json!({ "digest": digest(1), "platform": { "os": long, "architecture": long.clone() + "é" } })];
+    let many = (0..70).map(|number| json!({ "digest": digest(number), "platform": { "os": "linux", "architecture": "amd64" } }));
+    let itself = vec![json!({ "digest": digest(100), "platform": { "os": "linux", "architecture": "amd64" } })];
+    origin.put(&format!("v2/a/manifests/{}", digest(100)), File::new(index(itself.clone())));
+    let challenge = format!("Bearer realm=\"http://{}/token\"", origin.address());
+    origin.put("token", File::new(json!({ "token": long }).to_string()));
+    let guarded = File { authorization: Some(TOKEN.into()), challenge: Some(challenge), ..File::new("{}") };
+    let cases = [
+        ("foreign", File::new(index(foreign)), "no manifest for linux/amd64"),
+        ("many", File::new(index(many.collect())), "more than 64"),
+        ("itself", File::new(index(itself)), "too deep"),
+        ("huge", File::new(vec![b' '; 5_000_000]), "larger than"),
+        ("token", guarded, "token is longer"),
+    ];
+    for (tag, file, why) in cases {
+        let url = origin.put(&format!("v2/a/manifests/{tag}"), file);
+        let body = json!({"type": "image", "url": url, "platform": "linux/amd64"});
+        let preheat = ended(service.api(), &preheat(service.api(), &body).await).await;
+        let reason = preheat["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(why) && reason.len() < 2048, "{tag}: {} bytes: {reason:.300}", reason.len());
+    }
+    // What is stored of them does no harm to a start.
+    service.kill9();
+    service.restart().await;
+    assert_eq!(fetch(service.api(), "/preheats").await.as_array().map(Vec::len), Some(5));
+    let url = origin.put("file", File::new("abc"));
+    assert_eq!(download(&service, &url).await.content, "abc");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_preheated_says_why() {
     let (origin, service) = (Origin::start().await, Service::start().await);
@@ -164,6 +200,8 @@ async fn what_cannot_be_preheated_says_why() {
         (json!({"type": "file", "url": "ftp://h/f"}), "url"),
         (json!({"type": "file", "url": missing, "platform": "linux/amd64"}), "platform"),
         (json!({"type": "image", "url": missing, "platform": "linux"}), "platform"),
+        (json!({"type": "image", "url": missing, "headers": {"Range": "bytes=0-9"}}), "Range"),
+        (json!({"type": "file", "url": missing, "filter": "x".repeat(5_200)}), "filter"),
         (json!({"type": "file", "url": missing, "headers": {"A": "x".repeat(5_200)}}), "larger"),
         (json!({"type": "file", "url": missing, "headers": {"A": "x\r\nB: y"}}), "headers"),
     ] {

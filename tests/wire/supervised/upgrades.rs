@@ -1,7 +1,8 @@
 //! SIGUSR2: the program that was put in the place of the old one takes over, or the old one goes on.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
@@ -69,14 +70,47 @@ async fn a_question_that_is_held_is_answered_before_the_old_program_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_an_upgrade_is_a_stop() {
+    // While the new program is asked for its version, while the old worker drains, while the new one starts.
+    for after_ms in [0, 10, 30, 60, 120] {
+        let mut supervised = Supervised::start().await;
+        supervised.signal(Signal::USR2);
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        supervised.signal(Signal::TERM);
+        assert_eq!(supervised.ended().await.code(), Some(0), "{after_ms} ms after: {}", supervised.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_whose_worker_is_killed_is_tried_again() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let (tries, real) = (directory.path().join("tries"), binary());
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo supernode 9.9.9 && exit\necho try >> {0}\n\
+         [ $(wc -l < {0}) -lt 3 ] && kill -9 $$\nexec {real} \"$@\"\n",
+        tries.display()
+    );
+    let mut supervised = Supervised::start().await;
+    let callers = Callers::start(supervised.api());
+    supervised.replace_program(&script(directory.path(), "killed-twice", &text));
+    supervised.signal(Signal::USR2);
+    supervised.next_worker().await;
+    assert_eq!(program_of(supervised.worker()), inode(Path::new(real)), "the new program serves");
+    assert_eq!(std::fs::read_to_string(&tries).expect("it was tried").lines().count(), 3);
+    callers.end().await;
+}
+
+fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_cannot_serve_changes_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let script = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
-        path
-    };
+    let script = |name: &str, text: &str| script(directory.path(), name, text);
     let mut supervised = Supervised::start().await;
     let ready = async |supervised: &Supervised| exchange::ask(supervised.api(), get("/ready")).await.status == 200;
 
