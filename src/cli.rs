@@ -29,7 +29,7 @@ Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong conf
 running service, 4 the home is of a newer program, 75 (serve --no-supervise) the database can be written again after it
 could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
-default), \"debug\" or \"supernode::cdn=trace\".";
+default), \"debug\" or \"info,supernode::cdn=trace\".";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

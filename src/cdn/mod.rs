@@ -102,6 +102,12 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether the disk had no room for it.
+    pub fn is_want_of_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Disk(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -75,6 +75,9 @@ fn rounded(duration: Duration) -> String {
     format_duration(Duration::from_secs(duration.as_secs()))
 }
 
+/// What a database needs to go on, with some to spare. Bytes.
+const DATABASE_ROOM_BYTES: u64 = 16 * 1024 * 1024;
+
 impl Cluster {
     /// What the configuration says about what is kept.
     pub fn retention_rules(&self) -> Rules {
@@ -92,6 +95,25 @@ impl Cluster {
             interval: config.interval_threshold,
             ratio_tenths: config.clean_ratio,
             quota,
+        }
+    }
+
+    /// Makes room for a database that cannot be written, of files that can be fetched again: first those that are not here
+    /// whole, then those that nobody uses, for longest. Nothing can be recorded now; the next start finds them missing.
+    pub async fn make_room_for_database(self: &Arc<Self>) {
+        let mut files = self.cached_files().await;
+        files.retain(|file| file.stored_bytes > 0 && !(file.whole && file.in_use.is_some()));
+        files.sort_by_key(|file| (file.whole, std::cmp::Reverse(file.idle)));
+        for file in files {
+            match self.free_bytes().await {
+                Some(free) if free < DATABASE_ROOM_BYTES => {}
+                // There is room, or nobody can tell: then it is something else that fails.
+                _ => return,
+            }
+            let Ok(cell) = self.cell(&file.task) else { continue };
+            let generation = cell.lock().swarm.status().generation;
+            tracing::error!(task = %file.task, bytes = file.stored_bytes, "removing a cached file: the disk has no room for the database");
+            self.remove_file(&file.task, generation).await;
         }
     }
 

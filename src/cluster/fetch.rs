@@ -91,6 +91,8 @@ impl Cluster {
     async fn fail(&self, cell: &Cell, error: &FetchError) {
         tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
         METRICS.cdn_download_failed.inc();
+        // What did not fit is in the way of everything else, the database included.
+        let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
         let Ok(room) = self.committer.room().await else { return };
         let now = self.now();
         let (refused, missing) = Refused::of(error);
@@ -100,9 +102,10 @@ impl Cluster {
             let Ok(mut inner) = cell.live() else { return };
             match &inner.swarm.status().state {
                 // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
-                // now ends what they have.
+                // now ends what they have, and one that is gone what nobody has.
                 SourceState::Success { .. }
-                    if !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_)) =>
+                    if !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
+                        && (!missing || inner.swarm.is_held_by_peers()) =>
                 {
                     inner.note_failure(now, refused);
                     return;
@@ -133,6 +136,9 @@ impl Cluster {
         cell.wake(effects.openings);
         // A commit that fails stops the service.
         let _ = ticket.durable().await;
+        if let Some(generation) = in_the_way {
+            self.remove_file(&cell.spec.id, generation).await;
+        }
     }
 
     /// Takes an event of the worker in and returns once it is durable.
@@ -219,7 +225,7 @@ fn failure_of(error: &FetchError) -> Failure {
         }
         FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
-        FetchError::Disk(_) => (Fault::Supernode, false),
+        FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };
     Failure { fault, discard, reason: reason(error) }
 }

@@ -134,7 +134,9 @@ pub enum Failed {
 pub enum Unready {
     #[error("draining")]
     Draining,
-    #[error("the database can no longer be written")]
+    #[error(
+        "the database cannot be written (the log says why): make room or mend the disk, and the service starts anew by itself"
+    )]
     Database,
 }
 

@@ -85,6 +85,7 @@ fn replace(home: &Home, error: &StoreError) -> Result<Remedy, StartError> {
     tracing::error!(error = error as &dyn std::error::Error, path = %database.display(), "database is damaged");
     let newest = snapshots::newest_valid(home).map_err(StartError::Home)?;
     if let StoreError::CommitsLost { commits, lost, .. } = error
+        && *commits > 0
         && newest.as_ref().is_none_or(|(_, contents)| contents.commits <= *commits)
     {
         tracing::error!(

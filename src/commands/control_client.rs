@@ -37,7 +37,7 @@ pub fn ask_running(
             rest.extend_from_slice(&chunk);
             let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { continue };
             for line in rest[..end].split(|byte| *byte == b'\n') {
-                if !each(line).with_context(|| format!("the running service said: {}", String::from_utf8_lossy(line)))? {
+                if !each(line).context("the running service said")? {
                     return Ok(());
                 }
             }

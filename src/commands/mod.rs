@@ -49,6 +49,11 @@ fn home_of(args: &HomeArgs) -> anyhow::Result<Home> {
 
 /// Commands that look at a home make none.
 fn require_home(home: &Home) -> anyhow::Result<()> {
+    if let Err(error) = std::fs::read_dir(home.path())
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        bail!("cannot read the home {}: {error}; run this as its owner", home.path().display());
+    }
     if !home.database().is_dir() && !swap::is_interrupted(&home.database()) {
         bail!("there is no supernode home at {}: name one with --home-dir", home.path().display());
     }

@@ -367,7 +367,7 @@ fn meant_in_another_unit(setting: &Setting, written: &Written, origin: &Origin) 
 fn contradictions(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     if config.system_reserved_bandwidth_bytes_per_s >= config.max_bandwidth_bytes_per_s {
-        found.push("systemReservedBandwidth leaves nothing of maxBandwidth to fetch sources with".to_owned());
+        found.push("systemReservedBandwidth leaves nothing of maxBandwidth: sources are fetched with 64 KiB/s; lower the one or raise the other".to_owned());
     }
     if config.full_gc_threshold_bytes > config.young_gc_threshold_bytes {
         found.push("fullGCThreshold is above youngGCThreshold: it is the smaller one of the two".to_owned());

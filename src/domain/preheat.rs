@@ -10,7 +10,7 @@ pub struct PreheatId([u8; 16]);
 
 /// The text is no preheat's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a preheat's id is 32 hexadecimal digits")]
+#[error("must be 32 hexadecimal digits")]
 pub struct NotAPreheatId;
 
 impl PreheatId {

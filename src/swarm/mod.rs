@@ -320,6 +320,12 @@ impl Swarm {
         (0..).zip(&self.pieces).filter_map(missing).collect()
     }
 
+    /// Whether peers serve everything that is not on our disk.
+    pub fn is_held_by_peers(&self) -> bool {
+        let held = |piece: &Piece| piece.at_seed || !piece.holders.is_empty();
+        !self.complete.is_empty() || self.pieces.iter().all(held)
+    }
+
     /// Whether every piece of the file is on our disk.
     pub fn is_whole(&self) -> bool {
         matches!(self.status.state, SourceState::Success { .. }) && self.status.piece_count() == Some(self.at_seed)

@@ -120,7 +120,8 @@ struct Service {
 impl Service {
     async fn serve(self, config: Config, sockets: Sockets, descriptors: usize) -> anyhow::Result<Ending> {
         let mut signals = Signals::listen(self.handover.is_some())?;
-        let addresses = Addresses { api: reachable(&sockets.api)?, download: reachable(&sockets.download)? };
+        let on_all = sockets.api.local_addr()?.ip().is_unspecified();
+        let addresses = Addresses { api: reachable(&sockets.api)?, download: reachable(&sockets.download)?, on_all };
         let connections = Connections::within(descriptors);
         let (api, download) = (Staged::default(), Staged::default());
         let mut listening = JoinSet::new();
@@ -210,6 +211,9 @@ impl Service {
         let supervisor = self.handover.as_ref().map(Handover::supervisor);
         let written = addresses.write(&self.home.addresses(), supervisor).context("cannot write the addresses in use");
         self.or_without(written)?;
+        if addresses.on_all {
+            tracing::info!("listening on all addresses of this machine");
+        }
         tracing::info!(api = %addresses.api, download = %addresses.download, home = %self.home.path().display(), "serving");
         notify::tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
         if let Some(handover) = &self.handover {
@@ -221,13 +225,14 @@ impl Service {
 
 /// Returns when the service can promise nothing any more and should be started anew. One whose database cannot be written
 /// serves what it has until that has passed: a start would not get any further, and would serve nothing.
-async fn until_over(cluster: &Cluster) -> anyhow::Error {
+async fn until_over(cluster: &Arc<Cluster>) -> anyhow::Error {
     match cluster.failed().await {
         Failed::Panic => return Failed::Panic.into(),
         Failed::Database => {}
     }
     tracing::error!("degraded: pieces are still served, and clients are told to wait until the database can be written");
     notify::tell(&[NotifyState::Status("degraded: the database cannot be written")]);
+    cluster.make_room_for_database().await;
     tokio::select! {
         () = cluster.writable_again() => WritableAgain.into(),
         () = cluster.panicked() => Failed::Panic.into(),
@@ -270,6 +275,8 @@ fn bind_control(path: &Path) -> anyhow::Result<UnixListener> {
 struct Addresses {
     api: SocketAddr,
     download: SocketAddr,
+    /// They are those for this machine; others have others.
+    on_all: bool,
 }
 
 impl Addresses {
