@@ -2,6 +2,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(message) = commands::message(&error) {
-                eprintln!("supernode: {message}");
+                // Whoever read it may have gone.
+                let _ = writeln!(std::io::stderr(), "supernode: {message}");
             }
             commands::exit_code(&error)
         }

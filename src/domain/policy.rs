@@ -7,7 +7,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 /// Where clouds answer with credentials, and link-local addresses. Reached only where an operator allows the network.
-const NEVER_BY_DEFAULT: [&str; 4] = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32"];
+const NEVER_BY_DEFAULT: [&str; 5] =
+    ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32"];
 /// The first 96 bits of addresses that stand for an IPv4 address behind a translator (RFC 6052).
 const NAT64_PREFIX: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::Mutex;
 
 use anyhow::Context;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::rolling::{LogFile, RollingFile};
 
@@ -21,10 +20,15 @@ pub struct WrongLogFilter {
     source: tracing_subscriber::filter::ParseError,
 }
 
+/// Lines that may wait to be written.
+const LINES_WAITING_MAX: usize = 16_384;
+
 /// The log of the process, whose level can change.
 pub struct Log {
     /// `None` where the environment decides.
     set_filter: Option<SetFilter>,
+    /// Writes what waits when it goes.
+    _written: WorkerGuard,
 }
 
 type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
@@ -46,21 +50,26 @@ impl Log {
             None => filter(debug),
         };
         let colours = file.is_none() && std::io::stderr().is_terminal();
-        let writer = match file {
+        let (writer, written) = match file {
             Some(file) => {
                 let path = file.path.clone();
                 let file = RollingFile::open(file).with_context(|| format!("cannot log to the file {}", path.display()))?;
-                BoxMakeWriter::new(Mutex::new(file))
+                behind_a_thread(file)
             }
-            None => BoxMakeWriter::new(std::io::stderr),
+            None => behind_a_thread(std::io::stderr()),
         };
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_filter_reloading();
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(writer)
+            .with_ansi(colours)
+            // Told where a log cannot be written, that would panic.
+            .log_internal_errors(false)
+            .with_filter_reloading();
         let handle = builder.reload_handle();
         builder.init();
         // It fails only once the subscriber is gone, which is never.
         let set_filter: SetFilter = Box::new(move |filter| drop(handle.reload(filter)));
-        Ok(Self { set_filter: directives.is_none().then_some(set_filter) })
+        Ok(Self { set_filter: directives.is_none().then_some(set_filter), _written: written })
     }
 
     /// Logs at level debug from now on, or no longer, unless the environment decides.
@@ -69,6 +78,12 @@ impl Log {
             set_filter(filter(debug));
         }
     }
+}
+
+/// Writes on a thread of its own: a pipe that nobody reads, or a disk that hangs, must hold up no request. Lines that find
+/// too many before them are dropped.
+fn behind_a_thread(writer: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(writer)
 }
 
 /// What libraries have to say at level debug helps nobody who asked this program.

@@ -69,6 +69,10 @@ impl Part {
     pub unsafe fn of_process() -> anyhow::Result<Self> {
         let Ok(text) = std::env::var(VARIABLE) else { return Ok(Self::First) };
         let handover: Handover = serde_json::from_str(&text).with_context(|| format!("{VARIABLE}={text} is not a handover"))?;
+        let numbers = handover.api >= 3 && handover.download >= 3 && handover.api != handover.download;
+        if !numbers || handover.worker.is_some_and(|pid| pid < 1) {
+            bail!("{VARIABLE}={text} is not a handover");
+        }
         // SAFETY: the supervisor left both open for us, and nobody else in this process knows of them.
         let sockets = |handover: &Handover| unsafe { Sockets::from_descriptors(handover.api, handover.download) };
         if getpid().as_raw_pid() == handover.supervisor {

@@ -26,8 +26,8 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, kill_process, waitpid};
 use super::handover::{Handover, News};
 use super::sockets::Sockets;
 use super::{signals, upgrade};
-use crate::commands::{DRAINED_FOR_UPGRADE, FAILED, NEWER_SCHEMA, START_AGAIN, home_lock};
-use crate::config::{Home, Sources};
+use crate::commands::{DRAINED_FOR_UPGRADE, FAILED, HOME_IN_USE, NEWER_SCHEMA, START_AGAIN, home_lock};
+use crate::config::{Config, Home, Sources};
 
 /// The program of this process, whatever has become of its file.
 const OURSELVES: &str = "/proc/self/exe";
@@ -40,6 +40,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const TRIALS_MAX: u32 = 3;
 /// A worker that ends sooner because the database could not be written does not show that it can be.
 const REOPENED_WITHIN: Duration = Duration::from_secs(60);
+/// How long ports may be those of a service that was just killed.
+const PORTS_FREE_WITHIN: Duration = Duration::from_millis(500);
+const BIND_EVERY: Duration = Duration::from_millis(10);
 /// Between two starts: workers that die as soon as they are ready must not take the whole machine.
 const START_EVERY: Duration = Duration::from_millis(100);
 
@@ -71,12 +74,27 @@ pub fn run(sources: &Sources) -> anyhow::Result<()> {
     // Before anything is waited for: a signal that comes early is not lost.
     let signals = signals::block()?;
     let config = sources.load()?.config;
-    let sockets = match Sockets::bind(&config) {
+    let sockets = match bind(&config) {
         Ok(sockets) => sockets,
         // Who starts twice should read who has the home, not that a port is taken.
         Err(error) => return Err(home_lock::holder_of(&Home::new(config.home)).map_or(error, Into::into)),
     };
     Supervisor::new(sockets, SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?).run()
+}
+
+/// A supervisor that was just killed has its ports until the kernel has taken its worker apart.
+fn bind(config: &Config) -> anyhow::Result<Sockets> {
+    let deadline = Instant::now() + PORTS_FREE_WITHIN;
+    loop {
+        match Sockets::bind(config) {
+            Err(error) if is_in_use(&error) && Instant::now() < deadline => std::thread::sleep(BIND_EVERY),
+            bound => return bound,
+        }
+    }
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Goes on where another program was the supervisor.
@@ -148,7 +166,7 @@ impl Supervisor {
                     return Ok(());
                 }
                 if Instant::now() >= self.start_at {
-                    self.start();
+                    self.start()?;
                 }
             }
             self.wait_for_signals();
@@ -171,6 +189,8 @@ impl Supervisor {
 
     fn take(&mut self, number: u32, sender: u32) {
         match i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) {
+            // Whoever asks twice has waited long enough; a kill loses nothing that was acknowledged.
+            Some(Signal::SIGTERM | Signal::SIGINT) if self.phase == Phase::Stopping => self.tell(rustix::process::Signal::KILL),
             Some(Signal::SIGTERM | Signal::SIGINT) => {
                 self.phase = Phase::Stopping;
                 self.tell(rustix::process::Signal::TERM);
@@ -194,7 +214,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self) {
+    fn start(&mut self) -> anyhow::Result<()> {
         let started = Handover::from_supervisor(&self.sockets, None, self.news.clone())
             .and_then(|handover| command(&self.program, &handover).spawn());
         match started {
@@ -202,8 +222,10 @@ impl Supervisor {
             Ok(child) => self.worker = Some(Worker { pid: Pid::from_child(&child), started: Instant::now(), ready: false }),
             Err(error) if self.phase == Phase::Trial => self.give_up_upgrade(&error.to_string()),
             // No memory or no process to be had: that may pass.
-            Err(_) => self.start_at = Instant::now() + PAUSE_MAX,
+            Err(_) if self.news.served => self.start_at = Instant::now() + PAUSE_MAX,
+            Err(error) => return Err(error).context("the service cannot be started"),
         }
+        Ok(())
     }
 
     fn worker_is_ready(&mut self) {
@@ -227,10 +249,7 @@ impl Supervisor {
 
     /// Looks whether the worker has ended, and decides what follows; tells how it ended if nothing does.
     fn reap(&mut self) -> anyhow::Result<Option<WorkerEnded>> {
-        let Some(pid) = self.worker.as_ref().map(|worker| worker.pid) else { return Ok(None) };
-        let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG).context("cannot wait for the worker")? else {
-            return Ok(None);
-        };
+        let Some(status) = self.ended_worker()? else { return Ok(None) };
         let Some(worker) = self.worker.take() else { return Ok(None) };
         let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
         self.start_at = Instant::now();
@@ -266,6 +285,17 @@ impl Supervisor {
         })
     }
 
+    /// How the worker ended, if it has. As process 1 of a container this inherits what others leave behind, and buries it.
+    fn ended_worker(&self) -> anyhow::Result<Option<WaitStatus>> {
+        let Some(worker) = &self.worker else { return Ok(None) };
+        while let Some((pid, status)) = waitpid(None, WaitOptions::NOHANG).context("cannot wait for the worker")? {
+            if pid == worker.pid {
+                return Ok(Some(status));
+            }
+        }
+        Ok(None)
+    }
+
     fn begin_trial(&mut self) {
         match upgrade::program() {
             Ok(program) => (self.phase, self.program) = (Phase::Trial, program),
@@ -284,7 +314,9 @@ impl Supervisor {
             self.reopened = if worker.started.elapsed() < REOPENED_WITHIN { self.reopened + 1 } else { 1 };
             self.news.reopened = self.reopened;
         }
-        self.news.failed_starts = if worker.ready { 0 } else { self.news.failed_starts + 1 };
+        // Who has the home (a check of it, say) will let it go; it says nothing of the service.
+        let waits_for_home = code == Some(HOME_IN_USE);
+        self.news.failed_starts = if worker.ready { 0 } else { self.news.failed_starts + u32::from(!waits_for_home) };
         if self.news.failed_starts == FAILED_STARTS_MAX {
             return Some(WorkerEnded::Looping);
         }
