@@ -206,13 +206,13 @@ impl Cluster {
             due.retain(|peer| !heard.contains_key(peer));
         }
         let members = self.take_members_out(&mut due);
-        self.alone.release(&members);
+        self.alone.release(&members, until);
         let due: Vec<ClientId> = due.into_iter().collect();
         for peers in due.chunks(PEERS_AT_ONCE) {
             let room = self.committer.room().await?;
             self.alone.forget(peers, |changes| room.submit(changes, 0)).durable().await?;
         }
-        self.alone.release([]);
+        self.alone.shrink();
         Ok(due.len())
     }
 
@@ -235,7 +235,7 @@ impl Cluster {
 
     /// Peers that were stored before this service started may have no task; nobody else would notice.
     async fn list_peers_once(&self) -> Result<(), CallError> {
-        if !self.alone.begins_listing() {
+        if self.alone.is_listed() {
             return Ok(());
         }
         let store = self.store();
@@ -243,6 +243,7 @@ impl Cluster {
         let mut alone = stored;
         self.take_members_out(&mut alone);
         self.alone.note(alone, Moment(0));
+        self.alone.note_listed();
         Ok(())
     }
 
