@@ -90,7 +90,8 @@ impl Cluster {
         }
     }
 
-    /// Collects all that there is to collect now. Done to its end even if whoever asked for it goes.
+    /// Collects all that there is to collect now, even if whoever asked for it goes. A stop breaks it off between two
+    /// steps, and what it has taken by then is told.
     pub async fn collect(self: &Arc<Self>) -> Result<Collected, CallError> {
         let cluster = self.clone();
         let collecting = async move {
@@ -146,7 +147,7 @@ impl Cluster {
         let mut clients = 0;
         for cell in self.cells() {
             let mut left = Left::From(0);
-            while left != Left::Nobody {
+            while left != Left::Nobody && !self.stopping.is_cancelled() {
                 clients += self.expire_some(&cell, silence, &mut left).await?;
             }
         }
@@ -187,6 +188,9 @@ impl Cluster {
     async fn expire_tasks(self: &Arc<Self>, collected: &mut Collected) -> Result<(), CallError> {
         let rules = self.retention_rules();
         for cached in self.cached_files().await {
+            if self.stopping.is_cancelled() {
+                break;
+            }
             if cached.is_expired(&rules) && self.evict_file(&cached, Reason::Expired).await? {
                 collected.expired += 1;
                 collected.bytes += cached.stored_bytes;
@@ -208,12 +212,17 @@ impl Cluster {
         let members = self.take_members_out(&mut due);
         self.alone.release(&members, until);
         let due: Vec<ClientId> = due.into_iter().collect();
+        let mut gone = 0;
         for peers in due.chunks(PEERS_AT_ONCE) {
+            if self.stopping.is_cancelled() {
+                break;
+            }
             let room = self.committer.room().await?;
             self.alone.forget(peers, |changes| room.submit(changes, 0)).durable().await?;
+            gone += peers.len();
         }
         self.alone.shrink();
-        Ok(due.len())
+        Ok(gone)
     }
 
     /// Takes those out of the set that are clients of some task; tells who they are.
