@@ -218,9 +218,9 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{Collected, Failed};
+    use crate::cluster::{Collected, Failed, Unreadable};
     use crate::config::Config;
-    use crate::domain::{Failure, Fault, PieceSize, SourceState, TaskSpec, TaskStatus};
+    use crate::domain::{Failure, Fault, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus};
     use crate::retention::Reason;
     use crate::swarm::{Event, Limits, Report, Swarm};
 
@@ -279,6 +279,21 @@ mod tests {
         let cell = Arc::new(Cell::new(Arc::new(spec), swarm, Probe::Answered, true, cluster.now()));
         cluster.tasks.write().insert(cell.spec.id, cell.clone());
         cell
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_download_of_a_task_that_has_just_gone_finds_no_task() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let cell = unused_task(&cluster, 0);
+        let digest = PieceDigest { md5: Md5Digest([1; 16]), content_len: 100 };
+        let stored = Event::PieceStored { piece: PieceNumber(0), digest };
+        cell.lock().swarm.handle(cluster.now(), stored, &mut Effects::default()).expect("a piece of the file");
+        let read = || cluster.readable(&cell.spec.id, Some((0, 9))).map(|_| ());
+        assert_eq!(read(), Err(Unreadable::Disk), "its file is missing, which somebody should hear of");
+        // As the download finds it that took it out of the table a moment before it went.
+        cell.lock().fetching = Fetching::Removed;
+        assert_eq!(read(), Err(Unreadable::UnknownTask));
     }
 
     #[tokio::test(flavor = "multi_thread")]
