@@ -280,9 +280,4 @@ impl Cluster {
             let _ = tokio::task::spawn_blocking(marking).await;
         }
     }
-
-    /// All tasks as they are now.
-    pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
-        self.tasks.read().values().cloned().collect()
-    }
 }

@@ -172,8 +172,7 @@ impl Cluster {
         // Before its memberships: one that registers meanwhile is stored after this, and stays.
         let room = self.committer.room().await?;
         let forgotten = room.submit(vec![Change::PeerForgotten(client.clone())], 0);
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             if cell.lock().swarm.introduction(client).is_some() {
                 known = true;
                 match self.forget_client(&cell, client).await {
