@@ -17,11 +17,13 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Notes peers that left a task, or have none yet.
+    /// Notes peers that left a task, or have none yet. One that is noted again is noted anew: it may have left its last
+    /// task only now.
     pub fn note(&self, peers: impl IntoIterator<Item = ClientId>, now: Moment) {
         let mut alone = self.since.lock();
         for peer in peers {
-            alone.entry(peer).or_insert(now);
+            let since = alone.entry(peer).or_insert(now);
+            *since = (*since).max(now);
         }
     }
 
@@ -39,12 +41,20 @@ impl Alone {
         self.since.lock().iter().filter(|(_, since)| **since <= until).map(|(peer, _)| peer.clone()).collect()
     }
 
-    /// Lets go of peers without a word.
-    pub fn release<'a>(&self, peers: impl IntoIterator<Item = &'a ClientId>) {
+    /// Lets go of peers without a word, but for those that were noted later than this: they have left what they were seen
+    /// in.
+    pub fn release(&self, peers: &[ClientId], until: Moment) {
         let mut alone = self.since.lock();
         for peer in peers {
-            alone.remove(peer);
+            if alone.get(peer).is_some_and(|since| *since <= until) {
+                alone.remove(peer);
+            }
         }
+    }
+
+    /// Gives back what nobody uses.
+    pub fn shrink(&self) {
+        let mut alone = self.since.lock();
         let room_for = 2 * alone.len();
         alone.shrink_to(room_for);
     }
@@ -58,9 +68,14 @@ impl Alone {
         submit(changes)
     }
 
-    /// Whether those that are stored have yet to be looked through; they have been from now on.
-    pub fn begins_listing(&self) -> bool {
-        !self.listed.swap(true, Ordering::Relaxed)
+    /// Whether those that are stored have been looked through.
+    pub fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Relaxed)
+    }
+
+    /// Those that are stored have been looked through, and noted.
+    pub fn note_listed(&self) {
+        self.listed.store(true, Ordering::Relaxed);
     }
 
     pub fn len(&self) -> usize {
@@ -80,9 +95,8 @@ mod tests {
     fn who_comes_back_in_time_is_not_forgotten() {
         let (alone, peers) = (Alone::default(), peers(3));
         alone.note(peers.clone(), Moment(1));
-        alone.note(peers.clone(), Moment(9));
         assert_eq!(alone.since(Moment(0)), []);
-        assert_eq!(alone.since(Moment(1)).len(), 3, "noted again is not noted anew");
+        assert_eq!(alone.since(Moment(1)).len(), 3);
         alone.join(&peers[1]);
         let forgotten = alone.forget(&peers, |changes| changes);
         let forgotten: Vec<&ClientId> = forgotten
@@ -94,5 +108,19 @@ mod tests {
             .collect();
         assert_eq!(forgotten, [&peers[0], &peers[2]]);
         assert_eq!(alone.len(), 0);
+    }
+
+    #[test]
+    fn who_leaves_the_last_task_after_it_was_seen_there_stays_noted() {
+        let (alone, peers) = (Alone::default(), peers(2));
+        alone.note(peers.clone(), Moment(1));
+        let until = Moment(5);
+        assert_eq!(alone.since(until).len(), 2);
+        // Both are seen in a task; then one leaves it, before they are let go of.
+        alone.note([peers[0].clone()], Moment(9));
+        alone.release(&peers, until);
+        assert_eq!(alone.since(Moment(9)), [peers[0].clone()]);
+        alone.note(peers.clone(), Moment(3));
+        assert_eq!(alone.since(until), [peers[1].clone()], "an older note makes nobody alone for longer");
     }
 }

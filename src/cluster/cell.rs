@@ -308,10 +308,16 @@ impl Inner {
         if !brings && !may_answer {
             return;
         }
-        self.ask_as(registered);
+        self.ask_as(&self.asked_for(registered));
         if may_answer {
             self.fetching = Fetching::Idle { failed: None };
         }
+    }
+
+    /// How the source would be asked for this registration. Until a piece is known, it is as good as the first; from then
+    /// on nobody's word makes another source of it, which might have other bytes.
+    fn asked_for(&self, registered: &TaskSpec) -> TaskSpec {
+        if self.swarm.knows_pieces() { self.spec.with_credentials_of(registered) } else { registered.clone() }
     }
 
     /// Has the source asked like this from now on.
@@ -326,7 +332,7 @@ impl Inner {
     fn may_answer(&self, registered: &TaskSpec) -> bool {
         let Fetching::Idle { failed: Some(failed) } = &self.fetching else { return false };
         let nothing_new = self.spec.headers_left_out && !registered.brings_headers();
-        failed.refused.is_of_credentials() && !nothing_new && failed.asked != Asked::with(registered)
+        failed.refused.is_of_credentials() && !nothing_new && failed.asked != Asked::with(&self.asked_for(registered))
     }
 
     /// Whether it is worth to ask once more for this registration, though the source was just found to refuse.
@@ -335,7 +341,7 @@ impl Inner {
             Fetching::Idle { .. } => self.may_answer(registered),
             // It was asked for another, and is gone with that one's headers.
             Fetching::Removed => *self.spec != *registered,
-            Fetching::Underway { asked, .. } => asked != Asked::with(registered),
+            Fetching::Underway { asked, .. } => asked != Asked::with(&self.asked_for(registered)),
         }
     }
 

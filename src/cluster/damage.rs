@@ -74,8 +74,7 @@ impl Cluster {
 
     /// Looks at all pieces of our own: the disk that damaged the database may have damaged them, too.
     pub(super) fn look_at_everything(self: &Arc<Self>) {
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             // Nothing is refused that names no range.
             let _ = self.look_at_own(&cell, Look::Everything);
         }

@@ -1,9 +1,10 @@
 //! What can be read of a task's piece file.
 
-use crate::domain::{PieceNumber, TaskId};
-use crate::pieces::PieceFile;
+use md5::{Digest, Md5};
 
 use super::Cluster;
+use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, Validators};
+use crate::pieces::PieceFile;
 
 /// A run of bytes that is on disk, verified and recorded.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct Readable {
     pub last: u64,
     /// The length of the whole cached file, once known.
     pub total: Option<u64>,
-    /// Changes with the content.
+    /// Changes with the content, also where a task was forgotten and comes anew; stays while more of it arrives.
     pub etag: String,
 }
 
@@ -38,8 +39,9 @@ impl Cluster {
     /// Blocks on opening the file.
     pub fn readable(&self, task: &TaskId, range: Option<(u64, u64)>) -> Result<Readable, Unreadable> {
         let cell = self.cell(task).map_err(|_| Unreadable::UnknownTask)?;
-        let (piece_size, generation, total, first, last) = {
-            let mut inner = cell.lock();
+        let (piece_size, generation, etag, total, first, last) = {
+            // Of a task that was forgotten meanwhile there is no file.
+            let mut inner = cell.live().map_err(|_| Unreadable::UnknownTask)?;
             inner.touch(self.now());
             let swarm = &inner.swarm;
             let status = swarm.status();
@@ -65,12 +67,29 @@ impl Cluster {
             if end.is_none() || first > last {
                 return Err(Unreadable::NotThere { total });
             }
-            (piece_size, status.generation, total, first, last)
+            let etag = etag(task, status.generation, swarm.digest(PieceNumber(0)), &status.validators);
+            (piece_size, status.generation, etag, total, first, last)
         };
         let file = self.repository.open_task(task, generation, piece_size).map_err(|error| {
+            if cell.live().map_or(true, |inner| inner.swarm.status().generation != generation) {
+                return Unreadable::UnknownTask;
+            }
             tracing::error!(%task, error = &error as &dyn std::error::Error, "recorded pieces cannot be read");
             Unreadable::Disk
         })?;
-        Ok(Readable { file, first, last, total, etag: format!("\"{task}.{generation}\"") })
+        Ok(Readable { file, first, last, total, etag })
     }
+}
+
+/// Generations begin anew with a task that was forgotten, so that the content itself has a part in it: what its source was
+/// recognised by, and its first piece. More of it is not known while it arrives.
+fn etag(task: &TaskId, generation: Generation, first: Option<PieceDigest>, validators: &Validators) -> String {
+    let mut hash = Md5::new();
+    hash.update(first.map_or([0; 16], |digest| digest.md5.0));
+    for text in [&validators.etag, &validators.last_modified] {
+        hash.update(text.as_deref().unwrap_or_default());
+        // No header has it.
+        hash.update([0]);
+    }
+    format!("\"{task}.{generation}.{}\"", Md5Digest(hash.finalize().into()))
 }

@@ -127,6 +127,9 @@ impl Cluster {
         let verdicts = retention::plan(&rules, free_bytes.unwrap_or(u64::MAX), self.cached_files().await);
         for verdict in verdicts {
             let Fate::Goes(reason) = verdict.fate else { continue };
+            if self.stopping.is_cancelled() {
+                break;
+            }
             if self.evict_file(&verdict.cached, reason).await? {
                 *(if reason == Reason::Expired { &mut collected.expired } else { &mut collected.evicted }) += 1;
                 collected.bytes += verdict.cached.stored_bytes;

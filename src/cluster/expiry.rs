@@ -90,7 +90,8 @@ impl Cluster {
         }
     }
 
-    /// Collects all that there is to collect now. Done to its end even if whoever asked for it goes.
+    /// Collects all that there is to collect now, even if whoever asked for it goes. A stop breaks it off between two
+    /// steps, and what it has taken by then is told.
     pub async fn collect(self: &Arc<Self>) -> Result<Collected, CallError> {
         let cluster = self.clone();
         let collecting = async move {
@@ -146,7 +147,7 @@ impl Cluster {
         let mut clients = 0;
         for cell in self.cells() {
             let mut left = Left::From(0);
-            while left != Left::Nobody {
+            while left != Left::Nobody && !self.stopping.is_cancelled() {
                 clients += self.expire_some(&cell, silence, &mut left).await?;
             }
         }
@@ -187,6 +188,9 @@ impl Cluster {
     async fn expire_tasks(self: &Arc<Self>, collected: &mut Collected) -> Result<(), CallError> {
         let rules = self.retention_rules();
         for cached in self.cached_files().await {
+            if self.stopping.is_cancelled() {
+                break;
+            }
             if cached.is_expired(&rules) && self.evict_file(&cached, Reason::Expired).await? {
                 collected.expired += 1;
                 collected.bytes += cached.stored_bytes;
@@ -206,14 +210,19 @@ impl Cluster {
             due.retain(|peer| !heard.contains_key(peer));
         }
         let members = self.take_members_out(&mut due);
-        self.alone.release(&members);
+        self.alone.release(&members, until);
         let due: Vec<ClientId> = due.into_iter().collect();
+        let mut gone = 0;
         for peers in due.chunks(PEERS_AT_ONCE) {
+            if self.stopping.is_cancelled() {
+                break;
+            }
             let room = self.committer.room().await?;
             self.alone.forget(peers, |changes| room.submit(changes, 0)).durable().await?;
+            gone += peers.len();
         }
-        self.alone.release([]);
-        Ok(due.len())
+        self.alone.shrink();
+        Ok(gone)
     }
 
     /// Takes those out of the set that are clients of some task; tells who they are.
@@ -235,7 +244,7 @@ impl Cluster {
 
     /// Peers that were stored before this service started may have no task; nobody else would notice.
     async fn list_peers_once(&self) -> Result<(), CallError> {
-        if !self.alone.begins_listing() {
+        if self.alone.is_listed() {
             return Ok(());
         }
         let store = self.store();
@@ -243,6 +252,7 @@ impl Cluster {
         let mut alone = stored;
         self.take_members_out(&mut alone);
         self.alone.note(alone, Moment(0));
+        self.alone.note_listed();
         Ok(())
     }
 
@@ -269,10 +279,5 @@ impl Cluster {
             // A panic in there is a bug of ours, and costs no more than an order.
             let _ = tokio::task::spawn_blocking(marking).await;
         }
-    }
-
-    /// All tasks as they are now.
-    pub(super) fn cells(&self) -> Vec<Arc<Cell>> {
-        self.tasks.read().values().cloned().collect()
     }
 }

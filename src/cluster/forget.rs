@@ -38,13 +38,16 @@ impl Cluster {
     }
 
     /// Forgets a task that nobody uses, and its file: first its clients, some at a time, then the rest. Tells whether it is
-    /// gone, which it is not where somebody has come to use it.
+    /// gone, which it is not where somebody has come to use it, or a stop has come between two steps.
     pub(super) async fn forget_unused_task(&self, unused: &Cached) -> Result<bool, CallError> {
         let is_unused = |inner: &Inner| {
             let now = self.now();
             inner.in_use(now).is_none() && now.since(inner.used) >= unused.unused
         };
         loop {
+            if self.stopping.is_cancelled() {
+                return Ok(false);
+            }
             let room = self.committer.room().await?;
             let cell = self.cell(&unused.task)?;
             let mut effects = Effects::default();
@@ -137,6 +140,10 @@ impl Cluster {
             .collect()
         };
         for (task, generation) in kept {
+            // No task names these files, so the next start removes what is left of them.
+            if self.stopping.is_cancelled() {
+                break;
+            }
             self.remove_file(&task, generation).await;
         }
         let mut forgotten = self.forgotten.lock();
@@ -165,8 +172,7 @@ impl Cluster {
         // Before its memberships: one that registers meanwhile is stored after this, and stays.
         let room = self.committer.room().await?;
         let forgotten = room.submit(vec![Change::PeerForgotten(client.clone())], 0);
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             if cell.lock().swarm.introduction(client).is_some() {
                 known = true;
                 match self.forget_client(&cell, client).await {
@@ -211,8 +217,11 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Failed;
+    use crate::cluster::{Collected, Failed, Unreadable};
     use crate::config::Config;
+    use crate::domain::{Failure, Fault, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus};
+    use crate::retention::Reason;
+    use crate::swarm::{Event, Limits, Report, Swarm};
 
     fn cluster(home: &std::path::Path) -> Arc<Cluster> {
         Cluster::open(Config { home: home.to_owned(), ..Config::default() }).expect("opened")
@@ -237,5 +246,67 @@ mod tests {
         assert!(matches!(worked, Err(CallError::Panicked)));
         let failed = tokio::time::timeout(std::time::Duration::from_secs(10), cluster.failed()).await;
         assert_eq!(failed.expect("it is told"), Failed::Panic);
+    }
+
+    /// A task that nobody uses, with clients that wait for nothing.
+    fn unused_task(cluster: &Cluster, clients: u32) -> Arc<Cell> {
+        let spec = TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            identifier: None,
+            headers_left_out: false,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            md5: None,
+        };
+        let failure = Failure { fault: Fault::Source, discard: false, reason: "404".into() };
+        let status = TaskStatus {
+            generation: Generation::FIRST,
+            piece_size: PieceSize::DEFAULT,
+            length: None,
+            validators: Default::default(),
+            state: SourceState::Failed(failure),
+        };
+        let mut swarm = Swarm::new(spec.id, Limits::default(), status);
+        for number in 0..clients {
+            let client = ClientId::parse(&format!("client-{number}")).expect("a client id");
+            let event = Event::FromClient { client, report: Report::Asked };
+            swarm.handle(cluster.now(), event, &mut Effects::default()).expect("a client may ask");
+        }
+        let cell = Arc::new(Cell::new(Arc::new(spec), swarm, Probe::Answered, true, cluster.now()));
+        cluster.tasks.write().insert(cell.spec.id, cell.clone());
+        cell
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_download_of_a_task_that_has_just_gone_finds_no_task() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let cell = unused_task(&cluster, 0);
+        let digest = PieceDigest { md5: Md5Digest([1; 16]), content_len: 100 };
+        let stored = Event::PieceStored { piece: PieceNumber(0), digest };
+        cell.lock().swarm.handle(cluster.now(), stored, &mut Effects::default()).expect("a piece of the file");
+        let read = || cluster.readable(&cell.spec.id, Some((0, 9))).map(|_| ());
+        assert_eq!(read(), Err(Unreadable::Disk), "its file is missing, which somebody should hear of");
+        // As the download finds it that took it out of the table a moment before it went.
+        cell.lock().fetching = Fetching::Removed;
+        assert_eq!(read(), Err(Unreadable::UnknownTask));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stop_does_not_wait_for_all_clients_of_a_task_that_is_going() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let clients = 3 * u32::try_from(CLIENTS_AT_ONCE).expect("few");
+        let cell = unused_task(&cluster, clients);
+        let cached = cell.lock().cached(cluster.now());
+        assert_eq!(cached.in_use, None, "it could go");
+        cluster.stopping.cancel();
+        assert!(!cluster.evict_file(&cached, Reason::Expired).await.expect("asked"), "it went on after the stop");
+        assert_eq!(cell.lock().swarm.members(), clients as usize);
+        assert_eq!(cluster.collect().await.expect("asked"), Collected::default());
+        assert_eq!(cluster.cells().len(), 1, "a collection went on after the stop");
     }
 }

@@ -231,8 +231,7 @@ impl Cluster {
 
     /// Begins what runs in the background: unfinished downloads and the sweep of leases.
     pub fn start(self: &Arc<Self>) {
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             let unfinished = {
                 let inner = cell.lock();
                 inner.swarm.members() > 0 && inner.is_unfinished()
@@ -351,8 +350,7 @@ impl Cluster {
         self.reconfigured.send_replace(());
         let limits = self.limits();
         // A task that is made from here on has the new limits: they are read while it is entered.
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             let mut effects = Effects::default();
             cell.lock().swarm.set_limits(limits, &mut effects);
             cell.wake(effects.openings);
@@ -384,9 +382,8 @@ impl Cluster {
 
     /// Brings the gauges up to date: what is counted when somebody looks, and not for every change.
     pub fn observe(&self) {
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
         let (mut peers, mut tasks, mut downloads, mut bytes) = (0, HashMap::new(), HashMap::new(), 0);
-        for cell in cells {
+        for cell in self.cells() {
             let inner = cell.lock();
             peers += inner.swarm.members();
             bytes += inner.swarm.stored_bytes();
@@ -420,6 +417,11 @@ impl Cluster {
         self.tasks.read().get(task).cloned().ok_or(CallError::UnknownTask(*task))
     }
 
+    /// All tasks as they are now.
+    fn cells(&self) -> Vec<Arc<Cell>> {
+        self.tasks.read().values().cloned().collect()
+    }
+
     fn now(&self) -> Moment {
         Moment(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
@@ -427,8 +429,7 @@ impl Cluster {
     fn sweep(self: &Arc<Self>) {
         let now = self.now();
         let longest = self.config().fail_access_interval;
-        let cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             let mut effects = Effects::default();
             let mend = {
                 let mut inner = cell.lock();

@@ -11,6 +11,7 @@ use super::{CallError, Cluster, Refused};
 use crate::domain::{
     Change, ClientVersion, Endpoint, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
+use crate::store::Room;
 use crate::swarm::{Effects, Event, Introduction, Swarm};
 use crate::telemetry::metrics::METRICS;
 
@@ -117,10 +118,12 @@ impl Cluster {
             if let Some(refused) = self.refusals.lock().get(&spec.id, self.now()) {
                 return Err(refused.into());
             }
+            // Before it is entered: what could never be stored would be a task that waits for ever.
+            let room = self.committer.room().await?;
             let cell = self.known_or_new(spec)?;
             check_same(spec, &cell.spec)?;
             cell.lock().take_headers_of(spec);
-            if self.revive(&cell).await? {
+            if self.revive(&cell, room).await? {
                 return Ok(cell);
             }
         }
@@ -163,9 +166,8 @@ impl Cluster {
 
     /// Has the source asked for what is missing; a failed one only once that has had its wait. `false` where the task is no
     /// longer among the tasks.
-    async fn revive(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<bool, CallError> {
+    async fn revive(self: &Arc<Self>, cell: &Arc<Cell>, room: Room) -> Result<bool, CallError> {
         let now = self.now();
-        let room = self.committer.room().await?;
         let mut effects = Effects::default();
         let mut ended = None;
         {
@@ -247,4 +249,32 @@ fn check_same(new: &TaskSpec, known: &TaskSpec) -> Result<(), CallError> {
         return Err(CallError::Conflict("identifier"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_stored_leaves_no_task() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = Config { home: dir.path().to_owned(), ..Config::default() };
+        let cluster = Cluster::open(config).expect("opened");
+        let spec = TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            identifier: None,
+            headers_left_out: false,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            md5: None,
+        };
+        // As after a failed write: nothing is taken any more.
+        cluster.committer.stop();
+        assert!(matches!(cluster.cell_for(&spec).await, Err(CallError::Commit(_))));
+        assert!(cluster.tasks.read().is_empty(), "it waits for a source that nobody asks");
+    }
 }

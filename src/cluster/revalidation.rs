@@ -3,6 +3,10 @@
 //!
 //! A source that says "unchanged" lets it be served on; one that has changed begins a new generation, which is fetched as
 //! if it were new; one that cannot be asked changes nothing, for what is here is better than nothing.
+//!
+//! Where the headers of the first registration are gone, those of another are all that is taken of it: the source is the
+//! one that the file came from, asked as strictly as before. What a stranger is told may be another page, so that only an
+//! ETag or a date that contradicts ours says "changed".
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +51,7 @@ impl Validated {
 struct Question {
     spec: Arc<TaskSpec>,
     validators: Validators,
+    /// Where another says that the source has changed.
     length: Option<u64>,
     generation: Generation,
     /// Those who wait are told when this is dropped.
@@ -75,9 +80,10 @@ fn serving(inner: &mut Inner, registered: &TaskSpec, now: Moment, after: Duratio
     }
     let (done, asking) = watch::channel(());
     let question = Question {
-        spec: if headers_wanted { Arc::new(registered.clone()) } else { inner.spec.clone() },
+        spec: if headers_wanted { Arc::new(inner.spec.with_headers_of(registered)) } else { inner.spec.clone() },
         validators: status.validators.clone(),
-        length: status.length,
+        // A login page is of another length than the file, and has no validators to contradict ours.
+        length: status.length.filter(|_| !headers_wanted),
         generation: status.generation,
         _done: done,
     };

@@ -57,7 +57,7 @@ impl TaskFilter {
 impl Cluster {
     /// Tasks in the order of their ids.
     pub fn tasks(&self, filter: &TaskFilter, window: Window) -> Page<TaskView> {
-        let mut cells: Vec<Arc<Cell>> = self.tasks.read().values().cloned().collect();
+        let mut cells = self.cells();
         cells.retain(|cell| filter.matches(cell));
         cells.sort_unstable_by_key(|cell| cell.spec.id);
         let items = cells.iter().skip(window.skip).take(window.take).map(|cell| view(cell)).collect();

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{Generation, Md5Digest, PieceSize, TaskId};
 
-/// What a task fetches, settled by its first registration.
+/// What a task fetches. Its identity is settled by its first registration; how its source is asked (headers, signature,
+/// certificates) may be another's.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TaskSpec {
     pub id: TaskId,
@@ -44,6 +45,38 @@ impl TaskSpec {
         spec.headers_left_out |= spec.brings_headers();
         spec.headers.retain(|(name, _)| is_range(name));
         spec
+    }
+
+    /// This task with the headers that another registration brings, and nothing else of it: asked where it is known to be
+    /// asked, and of no source that either of them would not trust.
+    pub fn with_headers_of(&self, other: &Self) -> Self {
+        let root_cas = if other.insecure {
+            // Whoever trusts anybody trusts whom we do.
+            self.root_cas.clone()
+        } else if self.insecure {
+            other.root_cas.clone()
+        } else {
+            self.root_cas.iter().filter(|certificate| other.root_cas.contains(certificate)).cloned().collect()
+        };
+        Self {
+            headers: other.headers.clone(),
+            headers_left_out: other.headers_left_out,
+            insecure: self.insecure && other.insecure,
+            root_cas,
+            ..self.clone()
+        }
+    }
+
+    /// As [`Self::with_headers_of`], and with another signature in the URL: with other values of the parameters that the
+    /// task's identity leaves out, and that are there already.
+    pub fn with_credentials_of(&self, other: &Self) -> Self {
+        let kept = query_names(&self.task_url);
+        let signature: Vec<String> =
+            query_names(&self.raw_url).into_iter().filter(|name| !kept.contains(name)).map(str::to_owned).collect();
+        let unsigned = |raw_url: &str| without_filtered(raw_url, &signature);
+        let signed_otherwise = unsigned(&self.raw_url) == unsigned(&other.raw_url);
+        let raw_url = if signed_otherwise { &other.raw_url } else { &self.raw_url };
+        Self { raw_url: raw_url.clone(), ..self.with_headers_of(other) }
     }
 }
 
@@ -94,6 +127,13 @@ pub fn redacted_url(url: &str) -> String {
         shown.push_str(&names.join("&"));
     }
     shown
+}
+
+/// The names of the parameters in the query of a URL, as they are spelt.
+fn query_names(url: &str) -> Vec<&str> {
+    let (base, _fragment) = url.split_once('#').unwrap_or((url, ""));
+    let query = base.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).filter(|name| !name.is_empty()).collect()
 }
 
 /// The URL without the query parameters that are filtered out, spelt as it was otherwise: what tells one task from another.
@@ -207,6 +247,56 @@ mod tests {
         ] {
             assert_eq!(redacted_url(url), shown);
         }
+    }
+
+    fn spec(raw_url: &str) -> TaskSpec {
+        TaskSpec {
+            id: TaskId::derive("http://h/f?part=1", "", ""),
+            raw_url: raw_url.to_owned(),
+            task_url: "http://h/f?part=1".to_owned(),
+            md5: None,
+            identifier: None,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            headers_left_out: true,
+        }
+    }
+
+    #[test]
+    fn another_signature_is_taken_and_another_url_is_not() {
+        let known = spec("http://h/f?part=1&sig=1");
+        for (raw_url, taken) in [
+            ("http://h/f?part=1&sig=2", true),
+            ("http://evil/f?part=1&sig=2", false),
+            ("https://h/f?part=1&sig=2", false),
+            ("http://h/g?part=1&sig=2", false),
+            ("http://h/f?part=2&sig=2", false),
+            ("http://h/f?part=1&sig=2&versionId=1", false),
+            ("http://h/f?part=1&sig=2#fragment", false),
+        ] {
+            let asked = known.with_credentials_of(&spec(raw_url));
+            assert_eq!(asked.raw_url, if taken { raw_url } else { &known.raw_url }, "{raw_url}");
+            assert_eq!(known.with_headers_of(&spec(raw_url)).raw_url, known.raw_url, "{raw_url}");
+        }
+        // A parameter that the task is known by is no signature, wherever it stands.
+        let unsigned = spec("http://h/f?part=1");
+        assert_eq!(unsigned.with_credentials_of(&spec("http://h/f?part=1&part=2")).raw_url, unsigned.raw_url);
+    }
+
+    #[test]
+    fn whoever_brings_headers_makes_no_source_trusted_that_was_not() {
+        let (ours, theirs) = (vec![1], vec![2]);
+        let known = TaskSpec { root_cas: vec![ours.clone()], ..spec("http://h/f") };
+        let headers = vec![("a".to_owned(), "b".to_owned())];
+        let lenient = TaskSpec { insecure: true, headers: headers.clone(), headers_left_out: false, ..spec("http://h/f") };
+        let asked = known.with_headers_of(&lenient);
+        assert_eq!((asked.insecure, &asked.root_cas), (false, &known.root_cas));
+        assert_eq!((&asked.headers, asked.headers_left_out), (&headers, false));
+        let strict = TaskSpec { root_cas: vec![theirs.clone(), ours.clone()], ..spec("http://h/f") };
+        assert_eq!(known.with_headers_of(&strict).root_cas, [ours]);
+        let asked = lenient.with_headers_of(&TaskSpec { root_cas: vec![theirs.clone()], ..spec("http://h/f") });
+        assert_eq!((asked.insecure, asked.root_cas), (false, vec![theirs]));
     }
 
     #[test]

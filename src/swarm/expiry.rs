@@ -71,12 +71,18 @@ impl Swarm {
         self.members.iter().filter(silent).count()
     }
 
-    /// How many clients are fetching this task, or are about to.
+    /// How many clients are fetching this task, or are about to. Those that are done cost nothing.
     pub fn fetching(&self, now: Moment) -> usize {
-        self.members.iter().filter(|(_, member)| self.is_fetching(now, member)).count()
+        let has_lease = |member: &Member| !member.leases.is_empty();
+        let with_lease = self.busy.iter().filter(|ordinal| self.members.get(**ordinal).is_some_and(has_lease)).count();
+        if matches!(self.status.state, SourceState::Failed(_)) {
+            return with_lease;
+        }
+        let others = self.members.unfinished().filter(|(_, member)| !has_lease(member) && self.is_fetching(now, member));
+        with_lease + others.count()
     }
 
-    fn is_fetching(&self, now: Moment, member: &Member) -> bool {
+    pub(super) fn is_fetching(&self, now: Moment, member: &Member) -> bool {
         if !member.leases.is_empty() {
             return true;
         }

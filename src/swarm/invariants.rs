@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
+use super::members::is_unfinished;
 use super::{Swarm, UploadServer};
+use crate::domain::Moment;
 
 /// What runs, counted: what was granted under higher limits may still run, but nothing is added to it.
 #[derive(Default)]
@@ -71,6 +73,12 @@ impl Swarm {
                     holders[piece.index()].insert(ordinal);
                 });
             }
+        }
+        let unfinished = self.members.iter().filter(|(_, member)| is_unfinished(member.state));
+        assert!(self.members.unfinished().map(|(ordinal, _)| ordinal).eq(unfinished.map(|(ordinal, _)| ordinal)));
+        for now in [Moment(0), Moment(u64::MAX)] {
+            let fetching = self.members.iter().filter(|(_, member)| self.is_fetching(now, member)).count();
+            assert_eq!(self.fetching(now), fetching, "the fetching members are miscounted at {now:?}");
         }
         for (piece, (promised, holders)) in self.pieces.iter().zip(promised.into_iter().zip(holders)) {
             assert_eq!(piece.promised, promised, "promises are miscounted");

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use super::lease::{Lease, UploadServer};
 use crate::domain::{Client, ClientId, ClientState, ClientVersion, Endpoint, Generation, Moment, PieceNumber, PieceSet, TaskId};
 
@@ -33,6 +35,7 @@ pub struct Arriving {
 #[derive(Debug)]
 pub struct Member {
     pub intro: Introduction,
+    /// Changed by [`Members::set_state`] alone, which keeps count.
     pub state: ClientState,
     pub gone: bool,
     pub serve_errors: u8,
@@ -115,6 +118,8 @@ pub struct Members {
     /// Empty places.
     free: BTreeSet<u32>,
     ordinals: HashMap<ClientId, u32>,
+    /// Places of members that have not told, or been told, that they are done: few, where most have the file.
+    unfinished: RoaringBitmap,
 }
 
 impl Members {
@@ -141,13 +146,34 @@ impl Members {
         self.free.remove(&ordinal);
         assert!(self.places[index].is_none(), "two members of one task have the place {ordinal}");
         self.ordinals.insert(member.intro.endpoint.client.clone(), ordinal);
+        if is_unfinished(member.state) {
+            self.unfinished.insert(ordinal);
+        }
         self.places[index] = Some(member);
+    }
+
+    /// Changes a member's state; tells whether it was another.
+    pub fn set_state(&mut self, ordinal: u32, state: ClientState) -> bool {
+        let Some(member) = self.get_mut(ordinal) else { return false };
+        let changed = std::mem::replace(&mut member.state, state) != state;
+        if is_unfinished(state) {
+            self.unfinished.insert(ordinal);
+        } else {
+            self.unfinished.remove(ordinal);
+        }
+        changed
+    }
+
+    /// Members that are waiting or running, in the order of their places.
+    pub fn unfinished(&self) -> impl Iterator<Item = (u32, &Member)> {
+        self.unfinished.iter().filter_map(|ordinal| Some((ordinal, self.get(ordinal)?)))
     }
 
     /// Takes a member out; its place is free.
     pub fn remove(&mut self, ordinal: u32) -> Option<Member> {
         let member = self.places.get_mut(ordinal as usize)?.take()?;
         self.ordinals.remove(&member.intro.endpoint.client);
+        self.unfinished.remove(ordinal);
         self.free.insert(ordinal);
         // As if whoever had the last places had never been there: so a rebuilt table has it.
         while self.places.last().is_some_and(Option::is_none) {
@@ -193,6 +219,13 @@ impl Members {
 
     pub fn ids(&self) -> impl Iterator<Item = &ClientId> {
         self.ordinals.keys()
+    }
+}
+
+pub fn is_unfinished(state: ClientState) -> bool {
+    match state {
+        ClientState::Waiting | ClientState::Running => true,
+        ClientState::Success | ClientState::Fail => false,
     }
 }
 

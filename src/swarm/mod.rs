@@ -127,6 +127,11 @@ impl Swarm {
         self.pieces.get(piece.index()).filter(|piece| piece.at_seed)?.digest
     }
 
+    /// Whether the content is settled in any piece.
+    pub fn knows_pieces(&self) -> bool {
+        self.known.len() > 0
+    }
+
     /// How many pieces from the first on are on our disk without a gap.
     pub fn stored_prefix(&self) -> u32 {
         if self.at_seed as usize == self.pieces.len() {

@@ -140,9 +140,7 @@ impl Swarm {
     }
 
     pub(super) fn change_state(&mut self, ordinal: u32, state: ClientState, effects: &mut Effects) {
-        let Some(member) = self.members.get_mut(ordinal) else { return };
-        if member.state != state {
-            member.state = state;
+        if self.members.set_state(ordinal, state) {
             self.note_client(ordinal, effects);
         }
     }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{files, pull, register};
-use crate::end_to_end::download;
+use crate::end_to_end::{download, download_wanted};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::origin::{File, Origin, Seen};
@@ -95,6 +97,43 @@ async fn a_source_that_cannot_be_asked_leaves_what_is_cached_in_service() {
     tokio::time::sleep(A_WHILE).await;
     assert!(download(&service, &url).await.content == content);
     assert_eq!(asked(&origin).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_replaces_no_cached_file_and_a_change_is_fetched_where_the_file_came_from() {
+    let (origin, service) = (Origin::start().await, Service::start_configured(SOON).await);
+    let secret = |content: Bytes, revision| File {
+        revision,
+        authorization: Some("Bearer secret".to_owned()),
+        // Strangers are shown another page, as if it were the file.
+        denial: http::StatusCode::OK,
+        ..File::new(content)
+    };
+    let content = random_content(5_000_000);
+    let url = origin.put("file", secret(content.clone(), 1));
+    let elsewhere = origin.put("elsewhere", File { revision: 7, ..File::new(other_content(&content)) });
+    let bringing = |raw_url: &str, header: &str| Wanted {
+        raw_url: raw_url.to_owned(),
+        headers: vec![header.to_owned()],
+        ..Wanted::url(&url)
+    };
+    let member = bringing(&url, "Authorization: Bearer secret");
+    assert!(download_wanted(&service, &member).await.content == content);
+    for stranger in [bringing(&elsewhere, "x: y"), bringing(&elsewhere, "Authorization: Bearer secret"), bringing(&url, "x: y")] {
+        tokio::time::sleep(A_WHILE).await;
+        let asked_before = asked(&origin).len();
+        let told = download_wanted(&service, &stranger).await;
+        assert!(told.content == content, "{stranger:?} replaced the file");
+        assert_eq!(asked(&origin).len(), asked_before + 1, "{stranger:?}: the source was not asked");
+    }
+    assert!(origin.record("elsewhere").0.is_empty(), "a stranger chose the source");
+
+    let new = other_content(&content);
+    origin.put("file", secret(new.clone(), 2));
+    tokio::time::sleep(A_WHILE).await;
+    let changed = download_wanted(&service, &bringing(&elsewhere, "Authorization: Bearer secret")).await;
+    assert!(changed.content == new, "the change was not noticed");
+    assert!(origin.record("elsewhere").0.is_empty(), "a stranger chose the next source");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,17 @@ async fn a_registration_with_good_credentials_revives_a_task_whose_own_have_run_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_begun_is_not_continued_from_another_source() {
+    let (origin, service, content) = (Origin::start().await, Service::start().await, random_content(FILE_BYTES));
+    let url = expired(&origin, "file", &service, &content).await;
+    // It claims to be the same, and would be asked for the rest.
+    let elsewhere = origin.put("elsewhere", File::new(vec![0; FILE_BYTES]));
+    let downloaded = download_wanted(&service, &Wanted { raw_url: elsewhere, ..wanted(&url, Some("Bearer new")) }).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert!(origin.record("elsewhere").0.is_empty(), "another source was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_denies_one_client_is_asked_for_the_next_with_what_that_one_brings() {
     let (origin, service, content) = (Origin::start().await, Service::start().await, random_content(1000));
     let denied = File { denial: StatusCode::FORBIDDEN, ..file(&content, "Bearer right") };

@@ -43,6 +43,37 @@ async fn a_task_is_forgotten_with_its_file_and_without() {
     }
 }
 
+/// The `ETag` under which the download port gives the first bytes of a task's file.
+async fn etag(service: &Service, task: &str) -> String {
+    let request = exchange::with_header(get(&format!("/qtdown/{}/{task}", &task[..3])), "range", "bytes=0-9");
+    let response = exchange::call(service.download(), request).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(response.status, 206, "{response}");
+    response.header("etag").expect("an ETag").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_anew_has_the_etag_of_its_content() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let first = random_content(5_000_000);
+    let mut longer = first.to_vec();
+    longer.extend_from_slice(b"more");
+    let (other, url) = (random_content(5_000_000), origin.put("file", File::new(first.clone())));
+    let task = download(&service, &url).await.task;
+    let mut seen = vec![etag(&service, &task).await];
+    service.kill9();
+    service.restart().await;
+    assert_eq!(etag(&service, &task).await, seen[0], "a start changes no content");
+    // Another content under the same validators, and the same first piece under others.
+    for file in [File::new(other), File { revision: 2, ..File::new(longer) }, File { revision: 3, ..File::new(first) }] {
+        assert_eq!(call(service.api(), "DELETE", &format!("/tasks/{task}?full=true")).await.status, 204);
+        origin.put("file", file);
+        assert_eq!(download(&service, &url).await.task, task);
+        seen.push(etag(&service, &task).await);
+    }
+    let distinct: std::collections::HashSet<&String> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len(), "two contents have one ETag: {seen:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_file_goes_with_the_next_registration() {
     let (origin, service) = (Origin::start().await, Service::start().await);
