@@ -4,6 +4,7 @@ mod deaths;
 mod manager;
 mod recovering;
 mod starts;
+mod surroundings;
 mod swarms;
 mod upgrades;
 
