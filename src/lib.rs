@@ -24,7 +24,8 @@
 //! only then is the request answered.
 //!
 //! **Architecture Invariant:** `domain`, `swarm` and `retention` do no IO, read no clock and make no randomness.
-//! **Architecture Invariant:** nothing on the way of a request reads the database.
+//! **Architecture Invariant:** no request that a download waits for reads the database; a heartbeat and questions about
+//! peers do, on threads that may block.
 //! **Architecture Invariant:** an answer leaves only after everything that it speaks of is durable.
 //!
 //! Who may use whom is a table in `tests/tidy.rs`, which enforces it.

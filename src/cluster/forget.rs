@@ -29,7 +29,8 @@ pub struct Forgotten {
 
 impl Cluster {
     /// Forgets a task. A download of its source stops, its clients meet an unknown task, and it is as if it had never
-    /// been registered. Its file goes as well if so told; otherwise with the task's next registration, or the next start.
+    /// been registered. Its file goes as well if so told; otherwise with the task's next registration, after
+    /// `taskExpireTime`, or with the next start.
     pub async fn forget_task(self: &Arc<Self>, task: TaskId, with_file: bool) -> Result<(), CallError> {
         let cluster = self.clone();
         self.to_its_end(async move { cluster.forget_task_if(&task, with_file, |_| true).await }).await?;

@@ -74,8 +74,9 @@ impl Swarm {
                 });
             }
         }
-        let unfinished = self.members.iter().filter(|(_, member)| is_unfinished(member.state));
-        assert!(self.members.unfinished().map(|(ordinal, _)| ordinal).eq(unfinished.map(|(ordinal, _)| ordinal)));
+        let unfinished: RoaringBitmap =
+            self.members.iter().filter(|(_, member)| is_unfinished(member.state)).map(|(ordinal, _)| ordinal).collect();
+        assert_eq!(*self.members.unfinished_places(), unfinished, "the unfinished members are others");
         for now in [Moment(0), Moment(u64::MAX)] {
             let fetching = self.members.iter().filter(|(_, member)| self.is_fetching(now, member)).count();
             assert_eq!(self.fetching(now), fetching, "the fetching members are miscounted at {now:?}");

@@ -184,6 +184,11 @@ impl Members {
         Some(member)
     }
 
+    #[cfg(test)]
+    pub const fn unfinished_places(&self) -> &RoaringBitmap {
+        &self.unfinished
+    }
+
     /// How many places there are, taken or not.
     pub fn places(&self) -> u32 {
         ordinal_of(self.places.len())

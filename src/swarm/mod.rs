@@ -129,7 +129,7 @@ impl Swarm {
 
     /// Whether the content is settled in any piece.
     pub fn knows_pieces(&self) -> bool {
-        self.known.len() > 0
+        !self.known.is_empty()
     }
 
     /// How many pieces from the first on are on our disk without a gap.
