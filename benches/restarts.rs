@@ -15,12 +15,14 @@ use rustix::process::Signal;
 
 use harness::client::Release;
 use harness::origin::{File, Origin};
-use harness::pieces::{piece_count, random_content};
+use harness::pieces::random_content;
 use harness::service::binary;
 use harness::supervised::Supervised;
 use harness::swarm::Swarm;
 
 const FILE_BYTES: usize = 300 * 1024 * 1024;
+/// Of 5 MiB, as files of this length have them.
+const PIECES: u32 = 61;
 const ROUNDS: usize = 3;
 const KILLS: u32 = 10;
 /// After this many kills.
@@ -50,9 +52,10 @@ async fn download(kills: u32) -> Duration {
     let mut service = Supervised::start().await;
     let began = Instant::now();
     let mut swarm = Swarm::start(service.api(), &url, &RELEASES).await;
-    let pieces = swarm.size() * piece_count(FILE_BYTES as u64);
+    let pieces = swarm.size() * PIECES;
     for kill in 1..=kills {
-        swarm.wait_for(pieces * kill / (kills + 1)).await;
+        // The last of them while every client has something to fetch.
+        swarm.wait_for(pieces * kill / (kills + 2)).await;
         service.kill_worker();
         service.next_worker().await;
         if kill == UPGRADE_AFTER {
