@@ -84,8 +84,9 @@ impl Scene {
             let answer = self.ask(&format!("/peer/{report}taskId={task}&cid={cid}")).await;
             assert_eq!(answer.status, UNAVAILABLE, "{context}: {report} is acknowledged: {answer}");
         };
+        // First what must write: what a client reports again is durable already, and right to acknowledge until a write fails.
+        registering.await;
         tokio::join!(
-            registering,
             asking("700&result=502"),
             asking("701&result=503&range=0-4194303"),
             asking("702&result=501"),
