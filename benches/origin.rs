@@ -5,6 +5,8 @@
 //!   then synced, in turn (`ORIGIN_MIB` sets the size);
 //! - 200 clients that register one file at once: what the source sends, in lengths of the file;
 //! - 10,000 files of 3 bytes, registered over 16 connections.
+//!
+//! `-- large`, `-- crowd` or `-- small` runs one of them alone.
 
 #[allow(dead_code, reason = "the benchmark uses a part of what the tests do")]
 #[path = "../tests/wire/harness/mod.rs"]
@@ -34,9 +36,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 #[tokio::main]
 async fn main() {
     let mib = std::env::var("ORIGIN_MIB").map_or(1024, |text| text.parse().expect("a number of MiB"));
-    large_file(mib).await;
-    crowd().await;
-    small_files().await;
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if wanted("large") {
+        large_file(mib).await;
+    }
+    if wanted("crowd") {
+        crowd().await;
+    }
+    if wanted("small") {
+        small_files().await;
+    }
 }
 
 async fn large_file(mib: usize) {

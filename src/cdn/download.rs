@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use md5::{Digest, Md5};
+use tokio::sync::{Semaphore, mpsc};
 
-use super::body::Body;
+use super::body::{Body, Ends, Part};
+use super::cutter::{Cut, Cutter, UNDURABLE_MAX};
 use super::{FetchError, Fetched, Known, Ledger, Start, blocking};
 use crate::domain::piece::PIECES_MAX;
-use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec};
+use crate::domain::{Generation, Md5Digest, PieceDigest, PieceSize, TaskSpec};
 use crate::origin::{Answer, OriginError};
-use crate::pieces::{PieceFile, PieceFileError, Slot};
+use crate::pieces::{PieceFile, Slot};
 
 /// How far one download is.
 #[derive(Debug)]
@@ -63,7 +65,8 @@ impl Download {
         Ok(self.known.insert(Known { piece_size, length: answer.length, validators: answer.validators.clone() }).clone())
     }
 
-    /// Cuts the body into pieces and stores them. While one is being stored, the next is being filled.
+    /// Stores the body, piece by piece, or compares it where it begins before what is stored already. While a part is
+    /// being received, the one before it is hashed and written, and the piece before that is synced and recorded.
     pub async fn take_body(
         &mut self,
         spec: &TaskSpec,
@@ -71,81 +74,79 @@ impl Download {
         file: &Arc<PieceFile>,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        let mut received = body.answer.start;
-        let mut next = body.next_slot().await?;
-        loop {
-            let (slot, last) = next;
-            received += slot.content().len() as u64;
-            if last && body.length.is_some_and(|length| length != received) {
-                return Err(FetchError::Length { sent: received, announced: body.length.unwrap_or_default() });
-            }
-            if last {
-                self.take_slot(spec, slot, received, true, file, ledger).await?;
-                // Compared with what is stored, it ended before that does: it is another content.
-                if received != self.next_byte() {
-                    return Err(OriginError::Changed.into());
-                }
-                check_md5(spec, &self.hash)?;
-                return Ok(self.fetched());
-            }
-            // A broken body must not cost the piece before it: store first, then look at what came.
-            let (stored, following) = tokio::join!(self.take_slot(spec, slot, received, false, file, ledger), body.next_slot());
-            stored?;
-            next = following?;
+        // Nothing says that it belongs to what is stored, except that it is the same.
+        let compared = if body.received == self.next_byte() { Vec::new() } else { self.digests.clone() };
+        let first = u32::try_from(if compared.is_empty() { self.digests.len() } else { 0 }).unwrap_or(PIECES_MAX);
+        let cutter = Cutter { file, piece_size: body.piece_size, length: body.length, compared, hash: self.hash.clone() };
+        let undurable = Semaphore::new(UNDURABLE_MAX);
+        let (to_cut, parts) = mpsc::channel(1);
+        let (to_record, pieces) = mpsc::channel(1);
+        let (received, cut, recorded) = tokio::join!(
+            receive(&mut body, to_cut),
+            cutter.cut(first, &undurable, parts, to_record),
+            self.record(spec, pieces, file, ledger)
+        );
+        // What went wrong last in the line stopped those before it.
+        recorded?;
+        cut?;
+        received?;
+        // Compared with what is stored, it ended before that does: it is another content.
+        if body.received != self.next_byte() {
+            return Err(OriginError::Changed.into());
         }
+        check_md5(spec, &self.hash)?;
+        Ok(self.fetched())
     }
 
-    /// Stores a slot, or compares it where the body began before what is stored already.
-    async fn take_slot(
+    /// Takes a whole body that is too small to have a file.
+    pub async fn take_small(
         &mut self,
         spec: &TaskSpec,
-        slot: Slot,
-        received: u64,
-        last: bool,
+        mut body: Body<'_>,
+        ledger: &impl Ledger,
+    ) -> Result<Fetched, FetchError> {
+        let content = body.next_part().await?.content;
+        self.hash.update(&content);
+        check_md5(spec, &self.hash)?;
+        let slot = Slot::wrap(body.piece_size, &content);
+        self.digests.push(slot.digest());
+        ledger.stored_small(slot).await?;
+        Ok(self.fetched())
+    }
+
+    /// Makes pieces durable, one after the other.
+    async fn record(
+        &mut self,
+        spec: &TaskSpec,
+        mut pieces: mpsc::Receiver<Cut<'_>>,
         file: &Arc<PieceFile>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
-        if received <= self.next_byte() && !self.digests.is_empty() {
-            return self.compare_slot(slot, received).await;
-        }
-        let piece = u32::try_from(self.digests.len()).ok().filter(|piece| *piece < PIECES_MAX).map(PieceNumber);
-        let piece = piece.ok_or(FetchError::TooLong(received))?;
-        let slot = Arc::new(slot);
-        // Two hashes over the same bytes: on two cores they cost the time of one.
-        let (hashed, written) = {
-            let (mut hash, slot_to_hash) = (self.hash.clone(), slot.clone());
-            let hashing = blocking(move || {
-                hash.update(slot_to_hash.content());
-                hash
-            });
+        while let Some(Cut { piece, digest, hash, last, undurable: _undurable }) = pieces.recv().await {
             let file = file.clone();
-            let writing = blocking(move || {
-                let digest = slot.digest();
-                file.write(piece, &slot)?;
-                file.sync()?;
-                Ok::<_, PieceFileError>(digest)
-            });
-            tokio::join!(hashing, writing)
-        };
-        let digest = written?;
-        if last {
-            check_md5(spec, &hashed)?;
+            blocking(move || file.sync()).await?;
+            if last {
+                check_md5(spec, &hash)?;
+            }
+            ledger.stored(piece, digest).await?;
+            self.hash = hash;
+            self.digests.push(digest);
         }
-        ledger.stored(piece, digest).await?;
-        self.hash = hashed;
-        self.digests.push(digest);
         Ok(())
     }
+}
 
-    /// The source would not send the rest alone: what it sends again must be what is stored.
-    async fn compare_slot(&self, slot: Slot, received: u64) -> Result<(), FetchError> {
-        let digest = blocking(move || slot.digest()).await;
-        let mut end = 0;
-        let stored = self.digests.iter().find(|stored| {
-            end += u64::from(stored.content_len);
-            end == received
-        });
-        if stored == Some(&digest) { Ok(()) } else { Err(OriginError::Changed.into()) }
+/// Hands the parts of a body on until it ends, or until nobody takes them.
+async fn receive(body: &mut Body<'_>, to_cut: mpsc::Sender<Part>) -> Result<(), FetchError> {
+    loop {
+        let part = tokio::select! {
+            part = body.next_part() => part?,
+            () = to_cut.closed() => return Ok(()),
+        };
+        let last = part.ends == Ends::Body;
+        if to_cut.send(part).await.is_err() || last {
+            return Ok(());
+        }
     }
 }
 

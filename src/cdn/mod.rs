@@ -1,12 +1,15 @@
 //! The background worker: from a source's bytes to pieces that can be handed out. One [`Worker::fetch`] per task.
 //!
-//! Owns one download's course: asking, filling slots, hashing, writing and syncing them, retrying, resuming. Each piece is
-//! on disk and synced before the [`Ledger`] hears of it, and the ledger's word that it is recorded comes before the next.
-//! At any moment at most two pieces are not durable: one that is being filled, and one that is being stored.
+//! Owns one download's course: asking, cutting, hashing, writing and syncing, retrying, resuming. Each piece is on disk and
+//! synced before the [`Ledger`] hears of it, and the ledger's word that it is recorded comes before the next. At any moment
+//! at most two pieces are not durable: one that is being written, and one that is being synced and recorded. A download
+//! has some two MiB in memory, whatever the size of its pieces.
 //! Must not: know swarms or the store; it tells its ledger.
 
 mod body;
+mod cutter;
 mod download;
+mod mend;
 mod throttle;
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{Answer, Freshness, OriginError, Part, Source};
-use crate::pieces::{PieceFile, PieceFileError, Repository, Slot};
+use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES, Slot};
 use body::Body;
 use download::{Download, check_md5};
 pub use throttle::Throttle;
@@ -35,13 +38,15 @@ const FIRST_ATTEMPTS_MAX: u32 = 3;
 const BACKOFF_FIRST: Duration = Duration::from_millis(400);
 
 /// Where a download begins: at nothing, or at what an earlier process stored.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Start {
     pub generation: Generation,
     /// `None` until the source has answered once.
     pub known: Option<Known>,
     /// Pieces that are stored, from the first on without a gap.
     pub stored: Vec<PieceDigest>,
+    /// Where their bytes are; `None` where nothing is.
+    pub bytes: Option<PieceBytes>,
 }
 
 /// What the source has said.
@@ -50,6 +55,13 @@ pub struct Known {
     pub piece_size: PieceSize,
     pub length: Option<u64>,
     pub validators: Validators,
+}
+
+impl Known {
+    /// Whether the source is known to be too small for a file.
+    fn is_small(&self) -> bool {
+        self.length.is_some_and(|length| length <= SMALL_CONTENT_MAX_BYTES)
+    }
 }
 
 /// Keeps what the worker finds out. Every method returns once it is durable.
@@ -62,6 +74,8 @@ pub trait Ledger: Send + Sync {
     ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
     /// A piece is on disk and synced.
     fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// The only piece of a source that is too small for a file: the ledger keeps it.
+    fn stored_small(&self, slot: Slot) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// A piece that was stored is not as it was.
     fn lost(&self, piece: PieceNumber) -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
@@ -171,8 +185,10 @@ impl Worker {
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
     pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let mut start = start;
+        let bytes = start.bytes.take();
         let mut download = Download::new(start);
-        self.rehash(spec, &mut download, ledger).await?;
+        rehash(spec, &mut download, bytes, ledger).await?;
         if download.is_complete() {
             return Ok(download.fetched());
         }
@@ -209,108 +225,6 @@ impl Worker {
         self.source.revalidate(spec, validators, length).await
     }
 
-    /// Fetches pieces again whose bytes were lost. Each must come out as it was.
-    pub async fn mend(
-        &self,
-        spec: &TaskSpec,
-        generation: Generation,
-        known: &Known,
-        mut lost: Vec<(PieceNumber, PieceDigest)>,
-        ledger: &impl Ledger,
-    ) -> Result<(), FetchError> {
-        let mut attempts = 0;
-        while !lost.is_empty() {
-            let lost_before = lost.len();
-            let Err(error) = self.mend_some(spec, generation, known, &mut lost, ledger).await else {
-                attempts = 0;
-                continue;
-            };
-            attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
-            if !error.is_passing() || attempts == ATTEMPTS_MAX {
-                return Err(error);
-            }
-            tokio::time::sleep(backoff(attempts)).await;
-        }
-        Ok(())
-    }
-
-    /// One request for the first lost pieces that lie together. A source that sends more than that, because it will not or
-    /// must not be asked for a part, is read once for all that were lost. Those that were mended are taken from the list.
-    async fn mend_some(
-        &self,
-        spec: &TaskSpec,
-        generation: Generation,
-        known: &Known,
-        lost: &mut Vec<(PieceNumber, PieceDigest)>,
-        ledger: &impl Ledger,
-    ) -> Result<(), FetchError> {
-        let neighbours = lost.windows(2).take_while(|pair| pair[1].0.0 == pair[0].0.0 + 1).count();
-        let Some(run) = lost.get(..=neighbours) else { return Ok(()) };
-        let first = known.piece_size.content_start(run[0].0);
-        let run_end = end_of(known.piece_size, run);
-        // An empty piece is all of an empty source.
-        let part = if run_end == first { Part::ALL } else { Part { first, last: Some(run_end - 1) } };
-        let _taking = Self::place(&self.bodies).await?;
-        let mut answer = self.source.ask(spec, part, &known.validators).await?;
-        let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
-        if lengths_differ {
-            return Err(OriginError::Changed.into());
-        }
-        let (repository, task, piece_size) = (self.repository.clone(), spec.id, known.piece_size);
-        let file = Arc::new(blocking(move || repository.create(&task, generation, piece_size)).await?);
-        // What comes before a lost piece is passed over, and what comes after the last is not read.
-        let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
-        let mut body = Body::new(&mut answer, &self.throttle, piece_size, known.length);
-        loop {
-            let start = body.received;
-            let (slot, last) = body.next_slot().await?;
-            if let Some(place) = lost.iter().position(|(piece, _)| piece_size.content_start(*piece) == start) {
-                let (piece, digest) = lost[place];
-                if !write_as_it_was(&file, piece, slot, digest).await? {
-                    return Err(OriginError::Changed.into());
-                }
-                ledger.stored(piece, digest).await?;
-                lost.remove(place);
-            }
-            if body.received >= end {
-                return Ok(());
-            }
-            if last {
-                return Err(FetchError::Length { sent: body.received, announced: end });
-            }
-        }
-    }
-
-    /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is
-    /// not as it was is fetched again with everything after it.
-    async fn rehash(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<(), FetchError> {
-        let Some(known) = download.known.clone().filter(|_| !download.digests.is_empty()) else { return Ok(()) };
-        let stored = std::mem::take(&mut download.digests);
-        let (repository, task, generation) = (self.repository.clone(), spec.id, download.generation);
-        let mut hash = std::mem::take(&mut download.hash);
-        let expected = stored.clone();
-        let read = blocking(move || {
-            let Some(file) = repository.open_if_there(&task, generation, known.piece_size)? else { return Ok((hash, 0)) };
-            let mut sound = 0;
-            for (piece, digest) in (0..).map(PieceNumber).zip(&expected) {
-                let Some(slot) = file.read_verified(piece, digest)? else { break };
-                hash.update(slot.content());
-                sound += 1;
-            }
-            Ok::<_, PieceFileError>((hash, sound))
-        });
-        // A file that cannot be read says nothing about what is in it: nothing is lost yet.
-        let (hash, sound) = read.await?;
-        download.hash = hash;
-        for piece in (0..).map(PieceNumber).take(stored.len()).skip(sound) {
-            tracing::warn!(task = %spec.id, %piece, "stored piece is damaged or gone and will be fetched again");
-            ledger.lost(piece).await?;
-        }
-        download.digests = stored;
-        download.digests.truncate(sound);
-        Ok(())
-    }
-
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
     async fn ask(&self, spec: &TaskSpec, download: &Download) -> Result<Option<Answer>, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
@@ -344,6 +258,10 @@ impl Worker {
                 }
             },
         };
+        let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
+        if known.is_small() {
+            return download.take_small(spec, body, ledger).await;
+        }
         let file = match &download.file {
             Some(file) => file.clone(),
             None => {
@@ -352,33 +270,43 @@ impl Worker {
                 download.file.insert(Arc::new(opened)).clone()
             }
         };
-        let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
         download.take_body(spec, body, &file, ledger).await
     }
 }
 
-/// The byte of the source after the last of these pieces.
-fn end_of(piece_size: PieceSize, pieces: &[(PieceNumber, PieceDigest)]) -> u64 {
-    pieces.last().map_or(0, |(piece, digest)| piece_size.content_start(*piece) + u64::from(digest.content_len))
-}
-
-/// Writes a piece again; `false` where it is not what it was.
-async fn write_as_it_was(
-    file: &Arc<PieceFile>,
-    piece: PieceNumber,
-    slot: Slot,
-    expected: PieceDigest,
-) -> Result<bool, PieceFileError> {
-    let file = file.clone();
-    let written = blocking(move || {
-        if slot.digest() != expected {
-            return Ok(false);
+/// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is not as
+/// it was is fetched again with everything after it.
+async fn rehash(
+    spec: &TaskSpec,
+    download: &mut Download,
+    bytes: Option<PieceBytes>,
+    ledger: &impl Ledger,
+) -> Result<(), FetchError> {
+    if download.digests.is_empty() {
+        return Ok(());
+    }
+    let stored = std::mem::take(&mut download.digests);
+    let (mut hash, expected) = (std::mem::take(&mut download.hash), stored.clone());
+    let read = blocking(move || {
+        let mut sound = 0;
+        let Some(bytes) = bytes else { return Ok((hash, sound)) };
+        for (piece, digest) in (0..).map(PieceNumber).zip(&expected) {
+            let Some(slot) = bytes.read_verified(piece, digest)? else { break };
+            hash.update(slot.content());
+            sound += 1;
         }
-        file.write(piece, &slot)?;
-        file.sync()?;
-        Ok(true)
+        Ok::<_, PieceFileError>((hash, sound))
     });
-    written.await
+    // What cannot be read says nothing about what is in it: nothing is lost yet.
+    let (hash, sound) = read.await?;
+    download.hash = hash;
+    for piece in (0..).map(PieceNumber).take(stored.len()).skip(sound) {
+        tracing::warn!(task = %spec.id, %piece, "stored piece is damaged or gone and will be fetched again");
+        ledger.lost(piece).await?;
+    }
+    download.digests = stored;
+    download.digests.truncate(sound);
+    Ok(())
 }
 
 fn backoff(attempts: u32) -> Duration {

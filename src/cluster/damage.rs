@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::cell::Cell;
-use super::{CallError, Cluster, Told};
+use super::{CallError, Cluster, Told, pieces_on_disk};
 use crate::domain::{ClientId, PieceDigest, PieceNumber, TaskId};
-use crate::pieces::{PieceFile, PieceFileError};
+use crate::pieces::{PieceBytes, PieceFileError};
 use crate::swarm::Event;
 
 /// Who is said to have served a bad piece.
@@ -82,7 +82,7 @@ impl Cluster {
 
     /// Looks at our own pieces in the background: each once at a time, however many ask for it.
     fn look_at_own(self: &Arc<Self>, cell: &Arc<Cell>, look: Look) -> Result<(), CallError> {
-        let (checks, generation, piece_size) = {
+        let (checks, status) = {
             let mut inner = cell.lock();
             let swarm = &inner.swarm;
             let mut checks: Vec<Check> = match look {
@@ -93,22 +93,23 @@ impl Cluster {
                 Look::Presence => swarm.stored_pieces().map(|(piece, digest)| Check::Presence(piece, digest)).collect(),
                 Look::Everything => swarm.stored_pieces().map(|(piece, digest)| Check::Content(piece, digest)).collect(),
             };
-            let (generation, piece_size) = (swarm.status().generation, swarm.status().piece_size);
+            let status = swarm.status().clone();
             checks.retain(|check| inner.looking.insert(check.piece()));
             if checks.is_empty() {
                 return Ok(());
             }
-            (checks, generation, piece_size)
+            (checks, status)
         };
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             // One look after the other: reports cost their senders nothing, and looking costs us a core.
             let Some(Ok(_place)) = cluster.stopping.run_until_cancelled(cluster.looks.acquire()).await else { return };
-            let (repository, task) = (cluster.repository.clone(), cell.spec.id);
+            let (store, repository, task) = (cluster.store(), cluster.repository.clone(), cell.spec.id);
+            let generation = status.generation;
             let looked_at: HashSet<PieceNumber> = checks.iter().map(|check| check.piece()).collect();
             let looking = cluster.blocking(move || {
-                let file = repository.open_if_there(&task, generation, piece_size)?;
-                look_at(file.as_ref(), checks)
+                let bytes = pieces_on_disk::open(&store, &repository, &task, &status)?;
+                look_at(bytes.as_ref(), checks)
             });
             // A service that stops does not wait for it: what is damaged is found again.
             let Some(looked) = cluster.stopping.run_until_cancelled(looking).await else { return };
@@ -139,13 +140,13 @@ impl Cluster {
 }
 
 /// Those of the pieces that are damaged or gone.
-fn look_at(file: Option<&PieceFile>, checks: Vec<Check>) -> Result<Vec<PieceNumber>, PieceFileError> {
+fn look_at(bytes: Option<&PieceBytes>, checks: Vec<Check>) -> Result<Vec<PieceNumber>, PieceFileError> {
     let mut damaged = Vec::new();
     for check in checks {
-        let sound = match (file, check) {
+        let sound = match (bytes, check) {
             (None, _) => false,
-            (Some(file), Check::Content(piece, digest)) => file.read_verified(piece, &digest)?.is_some(),
-            (Some(file), Check::Presence(piece, digest)) => file.reaches(piece, &digest)?,
+            (Some(bytes), Check::Content(piece, digest)) => bytes.read_verified(piece, &digest)?.is_some(),
+            (Some(bytes), Check::Presence(piece, digest)) => bytes.reaches(piece, &digest)?,
         };
         if !sound {
             damaged.push(check.piece());

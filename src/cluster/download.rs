@@ -2,14 +2,14 @@
 
 use md5::{Digest, Md5};
 
-use super::Cluster;
+use super::{Cluster, pieces_on_disk};
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, Validators};
-use crate::pieces::PieceFile;
+use crate::pieces::PieceBytes;
 
 /// A run of bytes that is on disk, verified and recorded.
 #[derive(Debug)]
 pub struct Readable {
-    pub file: PieceFile,
+    pub bytes: PieceBytes,
     pub first: u64,
     /// Inclusive.
     pub last: u64,
@@ -36,15 +36,15 @@ pub enum Unreadable {
 
 impl Cluster {
     /// Bytes `first` to `last` of a task's cached file, clipped at the end of what is there; the whole of it for `None`.
-    /// Blocks on opening the file.
+    /// Blocks on opening the file, or on the database where the source is too small for one.
     pub fn readable(&self, task: &TaskId, range: Option<(u64, u64)>) -> Result<Readable, Unreadable> {
         let cell = self.cell(task).map_err(|_| Unreadable::UnknownTask)?;
-        let (piece_size, generation, etag, total, first, last) = {
+        let (status, etag, total, first, last) = {
             // Of a task that was forgotten meanwhile there is no file.
             let mut inner = cell.live().map_err(|_| Unreadable::UnknownTask)?;
             inner.touch(self.now());
             let swarm = &inner.swarm;
-            let status = swarm.status();
+            let status = swarm.status().clone();
             let piece_size = status.piece_size;
             let total = status.length.zip(status.piece_count()).map(|(length, count)| piece_size.cached_length(length, count));
             if range.is_none() && !swarm.is_whole() {
@@ -68,16 +68,20 @@ impl Cluster {
                 return Err(Unreadable::NotThere { total });
             }
             let etag = etag(task, status.generation, swarm.digest(PieceNumber(0)), &status.validators);
-            (piece_size, status.generation, etag, total, first, last)
+            (status, etag, total, first, last)
         };
-        let file = self.repository.open_task(task, generation, piece_size).map_err(|error| {
-            if cell.live().map_or(true, |inner| inner.swarm.status().generation != generation) {
-                return Unreadable::UnknownTask;
-            }
-            tracing::error!(%task, error = &error as &dyn std::error::Error, "recorded pieces cannot be read");
-            Unreadable::Disk
-        })?;
-        Ok(Readable { file, first, last, total, etag })
+        let opened = pieces_on_disk::open(&self.store, &self.repository, task, &status);
+        if let Ok(Some(bytes)) = opened {
+            return Ok(Readable { bytes, first, last, total, etag });
+        }
+        if cell.live().map_or(true, |inner| inner.swarm.status().generation != status.generation) {
+            return Err(Unreadable::UnknownTask);
+        }
+        match opened {
+            Err(error) => tracing::error!(%task, error = &error as &dyn std::error::Error, "recorded pieces cannot be read"),
+            Ok(_) => tracing::error!(%task, "recorded pieces are gone"),
+        }
+        Err(Unreadable::Disk)
     }
 }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Probe};
 use super::revalidation::Validated;
-use super::{Cluster, Refused};
+use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus, Validators,
+    Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus, Validators,
 };
 use crate::origin::OriginError;
+use crate::pieces::Slot;
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
 
@@ -46,7 +47,13 @@ impl Cluster {
         if let Some(lost) = lost_pieces(cell) {
             return self.mend(cell, spec, lost).await;
         }
-        let start = start_of(cell);
+        let mut start = start_of(cell);
+        if !start.stored.is_empty() {
+            let (store, repository, task) = (self.store(), self.repository.clone(), cell.spec.id);
+            let status = cell.lock().swarm.status().clone();
+            let opening = self.blocking(move || pieces_on_disk::open(&store, &repository, &task, &status));
+            start.bytes = opening.await.map_err(|_| LedgerError::Stopping)??;
+        }
         // What is missing counts already, now that it is on its way again.
         if start.known.is_some() {
             drop(self.make_room(0).await?);
@@ -143,8 +150,14 @@ impl Cluster {
 
     /// Takes an event of the worker in and returns once it is durable.
     pub(super) async fn record(&self, cell: &Cell, event: Event) -> Result<(), LedgerError> {
+        self.record_with(cell, None, event).await
+    }
+
+    /// The same, with something that must not be durable without it, nor it without that.
+    async fn record_with(&self, cell: &Cell, change: Option<Change>, event: Event) -> Result<(), LedgerError> {
         let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
+        effects.changes.extend(change);
         let ticket = {
             let mut inner = cell.live().map_err(|_| LedgerError::Stopping)?;
             inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
@@ -188,7 +201,7 @@ fn start_of(cell: &Cell) -> Start {
         validators: status.validators.clone(),
     });
     let stored = (0..inner.swarm.stored_prefix()).map_while(|piece| inner.swarm.stored_piece(PieceNumber(piece))).collect();
-    Start { generation: status.generation, known, stored }
+    Start { generation: status.generation, known, stored, bytes: None }
 }
 
 /// The whole chain of an error in one sentence, for clients.
@@ -277,6 +290,15 @@ impl Ledger for CellLedger<'_> {
         let recorded = self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await;
         drop(turn);
         recorded
+    }
+
+    async fn stored_small(&self, slot: Slot) -> Result<(), LedgerError> {
+        let (piece, digest) = (PieceNumber(0), slot.digest());
+        if self.cell.lock().swarm.digest(piece).is_some_and(|known| known != digest) {
+            return Err(LedgerError::Contradiction);
+        }
+        let kept = Change::ContentKept { task: self.cell.spec.id, slot: slot.bytes().into() };
+        self.cluster.record_with(self.cell, Some(kept), Event::PieceStored { piece, digest }).await
     }
 
     async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {

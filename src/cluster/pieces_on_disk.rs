@@ -1,11 +1,12 @@
 //! What the database says of pieces, compared with the piece files.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 
 use super::StartError;
-use crate::domain::{Change, PieceDigest, PieceNumber, TaskId};
-use crate::pieces::{PieceFile, PieceFileError, Repository};
+use crate::domain::{Change, PieceDigest, PieceNumber, TaskId, TaskStatus};
+use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES};
 use crate::store::{Store, StoredPieces};
 
 /// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
@@ -40,7 +41,7 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
     for id in store.task_ids()? {
         let Some(StoredPieces { status, pieces }) = store.stored_pieces(&id)? else { continue };
         named.insert(repository.path(&id, status.generation));
-        let file = repository.open_if_there(&id, status.generation, status.piece_size);
+        let file = open(store, repository, &id, &status);
         for (piece, digest) in pieces {
             let bytes = u64::from(digest.slot_len());
             comparison.pieces += 1;
@@ -66,8 +67,30 @@ pub fn recorded_bytes(store: &Store) -> Result<u64, StartError> {
     Ok(bytes)
 }
 
-fn find(file: &Result<Option<PieceFile>, PieceFileError>, piece: PieceNumber, digest: &PieceDigest) -> Found {
-    let look = |file: &PieceFile| -> Result<Found, PieceFileError> {
+/// What is stored of a task's generation: its file, or its row where the source is too small for one. `None` where there
+/// is neither; any failure is the machine's, and says nothing of the pieces.
+pub fn open(
+    store: &Store,
+    repository: &Repository,
+    task: &TaskId,
+    status: &TaskStatus,
+) -> Result<Option<PieceBytes>, PieceFileError> {
+    if status.length.is_some_and(|length| length <= SMALL_CONTENT_MAX_BYTES) {
+        let row = store.content(task).map_err(|error| PieceFileError {
+            operation: "read the small content of",
+            path: repository.path(task, status.generation),
+            source: io::Error::other(error),
+        });
+        if let Some(slot) = row? {
+            return Ok(Some(PieceBytes::Row { slot, piece_size: status.piece_size }));
+        }
+        // Programs before schema 4 gave every source a file.
+    }
+    Ok(repository.open_if_there(task, status.generation, status.piece_size)?.map(PieceBytes::File))
+}
+
+fn find(file: &Result<Option<PieceBytes>, PieceFileError>, piece: PieceNumber, digest: &PieceDigest) -> Found {
+    let look = |file: &PieceBytes| -> Result<Found, PieceFileError> {
         if !file.reaches(piece, digest)? {
             return Ok(Found::Missing);
         }

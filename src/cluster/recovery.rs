@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Probe};
 use super::revalidation::Validated;
-use super::{Cluster, StartError};
+use super::{Cluster, StartError, pieces_on_disk};
 use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
-use crate::pieces::PieceFileError;
+use crate::pieces::{PieceBytes, PieceFileError};
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, PATH_OF_UNREGISTERED, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
 use crate::telemetry::metrics::METRICS;
@@ -159,11 +159,15 @@ impl Cluster {
     /// the database says of it: it is not gone, and whoever reads it will be told why that fails.
     fn on_disk(&self, task: &TaskId, status: &TaskStatus) -> (u64, Duration) {
         let look = || {
-            let Some(file) = self.repository.open_if_there(task, status.generation, status.piece_size)? else {
+            let Some(bytes) = pieces_on_disk::open(&self.store, &self.repository, task, status)? else {
                 return Ok::<_, PieceFileError>((0, Duration::ZERO));
             };
-            let idle = file.used()?.elapsed().unwrap_or_default();
-            Ok((file.length()?, idle))
+            let idle = match &bytes {
+                PieceBytes::File(file) => file.used()?.elapsed().unwrap_or_default(),
+                // Small as it is, it is not worth a note in the database whenever it is used.
+                PieceBytes::Row { .. } => Duration::ZERO,
+            };
+            Ok((bytes.length()?, idle))
         };
         look().unwrap_or_else(|error| {
             tracing::error!(%task, error = &error as &dyn std::error::Error, "piece file cannot be looked at and is taken for whole");

@@ -23,6 +23,11 @@ pub enum Change {
         piece: PieceNumber,
         digest: PieceDigest,
     },
+    /// The only slot of a source that is too small for a file of its own.
+    ContentKept {
+        task: TaskId,
+        slot: Arc<[u8]>,
+    },
     /// The piece's bytes are gone or damaged. Its digest stays: peers may hold it, and it must come out the same again.
     PieceLost {
         task: TaskId,

@@ -49,17 +49,17 @@ fn find(cluster: &Cluster, task: &TaskId, asked: ByteRange) -> Result<Readable, 
 }
 
 fn stream(readable: Readable, partial: bool, body: bool) -> Response {
-    let Readable { file, first, last, total, etag } = readable;
+    let Readable { bytes, first, last, total, etag } = readable;
     let length = last - first + 1;
     let mut response = if body {
-        let file = Arc::new(file);
+        let bytes = Arc::new(bytes);
         let starts = (0..length.div_ceil(READ_BYTES)).map(move |index| first + index * READ_BYTES);
         let reads = futures_util::stream::iter(starts).map(move |start| {
-            let file = file.clone();
+            let bytes = bytes.clone();
             tokio::task::spawn_blocking(move || {
                 // At most READ_BYTES, so it fits.
                 let mut buffer = vec![0; (last - start + 1).min(READ_BYTES) as usize];
-                file.read_exact_at(&mut buffer, start).map(|()| Bytes::from(buffer))
+                bytes.read_exact_at(&mut buffer, start).map(|()| Bytes::from(buffer))
             })
         });
         let chunks = reads.buffered(READS_AHEAD).map(|read| match read {

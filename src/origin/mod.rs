@@ -29,8 +29,8 @@ use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a source may be silent before the request counts as stalled.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept per host, and for how long: enough for a resumed download, not one for every task.
-const IDLE_CONNECTIONS_PER_HOST: usize = 2;
+/// Idle connections kept per host, and for how long: enough for a burst of small files from one host, not one for every task.
+const IDLE_CONNECTIONS_PER_HOST: usize = 16;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
 
 /// A validator that is longer is as good as none. Bytes. It is stored and sent back.

@@ -1,8 +1,12 @@
 //! The piece files: where the bytes of a task are, wrapped as clients get them.
 //!
 //! Owns the files below `<home>/pieces/`: one per task and generation, `<first 3 digits>/<task id>.<generation>`, a run of
-//! slots as [`crate::domain::piece`] describes them. Each write is a whole slot, and it counts only once it is synced.
+//! slots as [`crate::domain::piece`] describes them. A slot counts only once it is whole and synced. The slot of a source
+//! that is [`SMALL_CONTENT_MAX_BYTES`] long at most has no file: a file of its own costs three syncs and an inode, so it
+//! lies in the database ([`PieceBytes::Row`]).
 //! Must not: decide what is served. Which pieces are here is what the store says, never what a file's length says.
+
+mod slot;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,11 +16,11 @@ use std::time::SystemTime;
 
 use md5::{Digest, Md5};
 
-use crate::domain::piece::{TAIL, WRAPPING_BYTES};
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskId};
+pub use slot::{Slot, SlotWriter};
 
-/// Bytes of header before a piece's content.
-const HEADER_BYTES: usize = 4;
+/// The longest source whose content has no file of its own. Bytes.
+pub const SMALL_CONTENT_MAX_BYTES: u64 = 1024;
 
 /// Why a piece file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,24 +162,20 @@ pub struct PieceFile {
 }
 
 impl PieceFile {
-    /// Writes a piece into its slot. It may be served once [`Self::sync`] has returned, not before.
-    pub fn write(&self, piece: PieceNumber, slot: &Slot) -> Result<(), PieceFileError> {
-        self.file
-            .write_all_at(slot.bytes(), self.piece_size.slot_start(piece))
-            .map_err(failed("write a piece to the file", &self.path))
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), PieceFileError> {
+        self.file.write_all_at(bytes, offset).map_err(failed("write a piece to the file", &self.path))
     }
 
+    /// Returns once everything that was written is on the disk.
     pub fn sync(&self) -> Result<(), PieceFileError> {
         self.file.sync_data().map_err(failed("sync the piece file", &self.path))
     }
 
-    /// Fills the buffer from the file's bytes at this offset.
-    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), PieceFileError> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), PieceFileError> {
         self.file.read_exact_at(buffer, offset).map_err(failed("read the piece file", &self.path))
     }
 
-    /// The file's length in bytes.
-    pub fn length(&self) -> Result<u64, PieceFileError> {
+    fn length(&self) -> Result<u64, PieceFileError> {
         Ok(self.file.metadata().map_err(failed("look at the piece file", &self.path))?.len())
     }
 
@@ -183,10 +183,51 @@ impl PieceFile {
     pub fn used(&self) -> Result<SystemTime, PieceFileError> {
         self.file.metadata().and_then(|metadata| metadata.modified()).map_err(failed("look at the piece file", &self.path))
     }
+}
 
-    /// Whether the file is long enough to hold this piece.
+/// What is stored of one task and generation, to be read.
+#[derive(Debug)]
+pub enum PieceBytes {
+    File(PieceFile),
+    /// The only slot, of a small source.
+    Row { slot: Vec<u8>, piece_size: PieceSize },
+}
+
+impl PieceBytes {
+    const fn piece_size(&self) -> PieceSize {
+        match self {
+            Self::File(file) => file.piece_size,
+            Self::Row { piece_size, .. } => *piece_size,
+        }
+    }
+
+    /// Fills the buffer from the bytes at this offset.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), PieceFileError> {
+        match self {
+            Self::File(file) => file.read_exact_at(buffer, offset),
+            Self::Row { slot, .. } => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let part = slot.get(start..).and_then(|rest| rest.get(..buffer.len()));
+                let part = part.ok_or_else(|| {
+                    failed("read from the database", Path::new("contents"))(io::ErrorKind::UnexpectedEof.into())
+                })?;
+                buffer.copy_from_slice(part);
+                Ok(())
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn length(&self) -> Result<u64, PieceFileError> {
+        match self {
+            Self::File(file) => file.length(),
+            Self::Row { slot, .. } => Ok(slot.len() as u64),
+        }
+    }
+
+    /// Whether there are enough to hold this piece.
     pub fn reaches(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<bool, PieceFileError> {
-        Ok(self.length()? >= self.piece_size.slot_start(piece) + u64::from(digest.slot_len()))
+        Ok(self.length()? >= self.piece_size().slot_start(piece) + u64::from(digest.slot_len()))
     }
 
     /// Reads a piece back and checks it: `None` where its bytes are not those that were written. Bytes that the machine
@@ -196,7 +237,7 @@ impl PieceFile {
             return Ok(None);
         }
         let mut bytes = vec![0; digest.slot_len() as usize];
-        match self.read_exact_at(&mut bytes, self.piece_size.slot_start(piece)) {
+        match self.read_exact_at(&mut bytes, self.piece_size().slot_start(piece)) {
             // Somebody cut the file short since it was looked at.
             Err(error) if error.source.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,
@@ -205,71 +246,10 @@ impl PieceFile {
     }
 }
 
-/// A complete slot: header, content and tail.
-#[derive(Debug)]
-pub struct Slot {
-    bytes: Vec<u8>,
-}
-
-impl Slot {
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The bytes of the source in it.
-    pub fn content(&self) -> &[u8] {
-        &self.bytes[HEADER_BYTES..self.bytes.len() - 1]
-    }
-
-    pub fn digest(&self) -> PieceDigest {
-        let content_len = u32::try_from(self.content().len()).unwrap_or(u32::MAX);
-        PieceDigest { md5: Md5Digest(Md5::digest(&self.bytes).into()), content_len }
-    }
-}
-
-/// A slot that is being filled from the source.
-#[derive(Debug)]
-pub struct SlotBuilder {
-    bytes: Vec<u8>,
-    piece_size: PieceSize,
-}
-
-impl SlotBuilder {
-    /// An empty slot with memory for this much content, at most a full slot's.
-    pub fn new(piece_size: PieceSize, expected_content: u64) -> Self {
-        let content = u32::try_from(expected_content).unwrap_or(u32::MAX).min(piece_size.content_bytes());
-        let mut bytes = Vec::with_capacity(content as usize + WRAPPING_BYTES as usize);
-        bytes.resize(HEADER_BYTES, 0);
-        Self { bytes, piece_size }
-    }
-
-    /// How much content still fits.
-    pub fn free(&self) -> usize {
-        self.piece_size.content_bytes() as usize - self.content_len()
-    }
-
-    pub fn content_len(&self) -> usize {
-        self.bytes.len() - HEADER_BYTES
-    }
-
-    /// Adds content, of which no more than [`Self::free`] bytes are taken; tells how many.
-    pub fn fill(&mut self, content: &[u8]) -> usize {
-        let taken = content.len().min(self.free());
-        self.bytes.extend_from_slice(&content[..taken]);
-        taken
-    }
-
-    /// Wraps what is there.
-    pub fn finish(mut self) -> Slot {
-        let content_len = u32::try_from(self.content_len()).unwrap_or(u32::MAX);
-        self.bytes[..HEADER_BYTES].copy_from_slice(&self.piece_size.header(content_len));
-        self.bytes.push(TAIL);
-        Slot { bytes: self.bytes }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// Byte i of the golden sources.
@@ -291,9 +271,8 @@ mod tests {
             let source: Vec<u8> = (0..length).map(golden_byte).collect();
             for (number, expected) in (0..).zip(case["pieces"].as_array().expect("a list of pieces")) {
                 let piece = PieceNumber(number);
-                let mut builder = SlotBuilder::new(size, length);
-                builder.fill(&source[usize::try_from(size.content_start(piece)).expect("small")..]);
-                let slot = builder.finish();
+                let content = &source[usize::try_from(size.content_start(piece)).expect("small")..];
+                let slot = Slot::wrap(size, &content[..content.len().min(size.content_bytes() as usize)]);
                 assert_eq!(slot.digest().to_string(), expected["pieceMd5"].as_str().expect("a digest"));
                 assert_eq!(hex::encode(&slot.bytes()[..4]), expected["header"].as_str().expect("a header"));
                 let range = size.slot_range(piece);
@@ -307,17 +286,38 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let repository = Repository::open(dir.path().join("pieces")).expect("a new repository");
         let task = TaskId::derive("http://h/f", "", "");
-        let file = repository.create(&task, Generation::FIRST, PieceSize::DEFAULT).expect("a new file");
-        let mut builder = SlotBuilder::new(PieceSize::DEFAULT, 3);
-        assert_eq!(builder.fill(b"abc"), 3);
-        let slot = builder.finish();
-        let digest = slot.digest();
-        file.write(PieceNumber(1), &slot).expect("written");
+        let file = Arc::new(repository.create(&task, Generation::FIRST, PieceSize::DEFAULT).expect("a new file"));
+        let mut writer = SlotWriter::new(file.clone(), PieceSize::DEFAULT, PieceNumber(1), 3);
+        writer.add(b"a").and_then(|()| writer.add(b"bc")).expect("written");
+        let digest = writer.finish().expect("written");
         file.sync().expect("synced");
-        let back = file.read_verified(PieceNumber(1), &digest).expect("readable").expect("as written");
+        let open = || {
+            let file = repository.open_if_there(&task, Generation::FIRST, PieceSize::DEFAULT).expect("readable");
+            PieceBytes::File(file.expect("there"))
+        };
+        let back = open().read_verified(PieceNumber(1), &digest).expect("readable").expect("as written");
         assert_eq!(back.content(), b"abc");
-        assert!(file.read_verified(PieceNumber(2), &digest).expect("readable").is_none(), "past the end of the file");
-        file.file.write_all_at(b"x", PieceSize::DEFAULT.slot_start(PieceNumber(1)) + 5).expect("damaged");
-        assert!(file.read_verified(PieceNumber(1), &digest).expect("readable").is_none());
+        assert!(open().read_verified(PieceNumber(2), &digest).expect("readable").is_none(), "past the end of the file");
+        file.write_at(b"x", PieceSize::DEFAULT.slot_start(PieceNumber(1)) + 5).expect("damaged");
+        assert!(open().read_verified(PieceNumber(1), &digest).expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_slot_in_parts_is_the_slot_however_much_was_expected() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repository = Repository::open(dir.path().join("pieces")).expect("a new repository");
+        let task = TaskId::derive("http://h/f", "", "");
+        let size = PieceSize::DEFAULT;
+        let content: Vec<u8> = (0..700_000).map(golden_byte).collect();
+        let whole = Slot::wrap(size, &content);
+        let file = Arc::new(repository.create(&task, Generation::FIRST, size).expect("a new file"));
+        for expected in [700_000, size.content_bytes()] {
+            let mut writer = SlotWriter::new(file.clone(), size, PieceNumber(0), expected);
+            content.chunks(300_000).for_each(|part| writer.add(part).expect("written"));
+            assert_eq!(writer.finish().expect("written"), whole.digest());
+            let bytes = PieceBytes::File(repository.open_task(&task, Generation::FIRST, size).expect("there"));
+            let back = bytes.read_verified(PieceNumber(0), &whole.digest()).expect("readable").expect("as written");
+            assert_eq!(back.bytes(), whole.bytes());
+        }
     }
 }

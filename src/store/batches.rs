@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
-use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::records::{
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+};
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
 use crate::domain::{Change, Durability};
@@ -52,10 +54,17 @@ impl Ended {
     fn by(change: &Change) -> Option<Self> {
         match change {
             Change::GenerationEnded { task } => {
-                Some(Self { tables: &[Table::Pieces, Table::Progress], prefix: task.as_bytes().to_vec(), client: None })
+                Some(Self { tables: &[Table::Pieces, Table::Progress, Table::Contents], prefix: task.as_bytes().to_vec(), client: None })
             }
             Change::TaskForgotten { task } => Some(Self {
-                tables: &[Table::Sources, Table::Tasks, Table::Pieces, Table::Clients, Table::Progress],
+                tables: &[
+                    Table::Sources,
+                    Table::Tasks,
+                    Table::Pieces,
+                    Table::Clients,
+                    Table::Progress,
+                    Table::Contents,
+                ],
                 prefix: task.as_bytes().to_vec(),
                 client: None,
             }),
@@ -70,6 +79,7 @@ impl Ended {
             Change::TaskDefined(_)
             | Change::TaskProgressed { .. }
             | Change::PieceStored { .. }
+            | Change::ContentKept { .. }
             | Change::PieceLost { .. }
             | Change::PeerSeen(_)
             | Change::ClientChanged(_)
@@ -113,6 +123,10 @@ impl Batches {
             }
             Change::PieceStored { task, piece, digest } => {
                 self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, true))?);
+            }
+            Change::ContentKept { task, slot } => {
+                let record = ContentV1 { slot: slot.to_vec() };
+                self.put(Table::Contents, task.as_bytes().as_slice(), encode("contents", &record)?);
             }
             Change::PieceLost { task, piece, digest } => {
                 self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, false))?);

@@ -1,6 +1,8 @@
 //! Whether rows are what they should be: each for itself, and with each other.
 
-use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::records::{
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+};
 use super::schema::{Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
 use crate::domain::{ClientId, TaskId, TaskStatus};
@@ -27,6 +29,10 @@ pub fn row(table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         Table::Peers => parse_client(key).ok_or(RecordError::Key).and_then(|_| PeerV1::decode(value).map(|_| ())),
         Table::Clients => parse_client(of_task()?).ok_or(RecordError::Key).and_then(|_| ClientV1::decode(value).map(|_| ())),
         Table::Progress => parse_progress(of_task()?).ok_or(RecordError::Key).and_then(|_| ProgressV1::decode(value).map(|_| ())),
+        Table::Contents => match of_task()? {
+            [] => ContentV1::decode(value).map(|_| ()),
+            _ => Err(RecordError::Key),
+        },
         Table::Preheats => match parse_preheat(key).ok_or(RecordError::Key)? {
             (_, true) => PreheatChildV1::decode(value).map(|_| ()),
             (id, false) => PreheatV1::decode(value).and_then(|record| record.into_domain(id)).map(|_| ()),
@@ -75,10 +81,11 @@ impl Store {
                 let client = parse_progress(rest).map(|(client, _)| client);
                 self.check_client(&task, client)
             }
-            (Table::Sources | Table::Clients | Table::Peers | Table::Preheats, Some(_)) => Ok(None),
+            (Table::Sources | Table::Clients | Table::Peers | Table::Preheats | Table::Contents, Some(_)) => Ok(None),
             (Table::Sources, None) => orphan("there is a source".into()),
             (Table::Pieces, None) => orphan("there is a piece".into()),
             (Table::Clients, None) => orphan("there is a client".into()),
+            (Table::Contents, None) => orphan("there is content".into()),
             (Table::Progress | Table::Peers | Table::Preheats, None) => orphan("there is progress".into()),
         }
     }

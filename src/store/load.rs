@@ -1,6 +1,8 @@
 //! Reading what is stored: for recovery and for `dump`.
 
-use super::records::{ClientV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1};
+use super::records::{
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+};
 use super::schema::{parse_client, parse_piece, parse_preheat, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
 use crate::domain::{
@@ -51,6 +53,12 @@ impl Store {
             source => source?,
         };
         Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
+    }
+
+    /// The only slot of a task whose source is too small for a file; `None` where there is none.
+    pub fn content(&self, id: &TaskId) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.trees.contents.get(id.as_bytes()).map_err(StoreError::sled("read a content"))?;
+        row.map(|row| ContentV1::decode(&row).map(|record| record.slot).map_err(in_tree("contents"))).transpose()
     }
 
     /// The pieces of a task whose bytes are on disk; `None` when there is no such task.

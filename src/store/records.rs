@@ -194,6 +194,16 @@ impl PieceV1 {
     }
 }
 
+/// A slot, wrapped as clients get it.
+#[derive(Serialize, Deserialize)]
+pub struct ContentV1 {
+    pub slot: Vec<u8>,
+}
+
+impl Record for ContentV1 {
+    const VERSION: u8 = 1;
+}
+
 #[derive(Serialize, Deserialize)]
 pub struct PeerV1 {
     ip: std::net::IpAddr,

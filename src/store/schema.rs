@@ -8,7 +8,7 @@ use crate::domain::piece_set::CHUNK_PIECES;
 use crate::domain::{ClientId, PieceNumber, PreheatId, TaskId};
 
 /// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
 pub const SCHEMA_KEY: &[u8] = b"schema";
@@ -34,11 +34,20 @@ pub enum Table {
     Clients,
     Progress,
     Preheats,
+    Contents,
 }
 
 impl Table {
-    pub const ALL: [Self; 7] =
-        [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress, Self::Preheats];
+    pub const ALL: [Self; 8] = [
+        Self::Sources,
+        Self::Tasks,
+        Self::Pieces,
+        Self::Peers,
+        Self::Clients,
+        Self::Progress,
+        Self::Preheats,
+        Self::Contents,
+    ];
 
     pub const fn tree(self, trees: &Trees) -> &Tree {
         match self {
@@ -49,6 +58,7 @@ impl Table {
             Self::Clients => &trees.clients,
             Self::Progress => &trees.progress,
             Self::Preheats => &trees.preheats,
+            Self::Contents => &trees.contents,
         }
     }
 
@@ -61,6 +71,7 @@ impl Table {
             Self::Clients => "clients",
             Self::Progress => "progress",
             Self::Preheats => "preheats",
+            Self::Contents => "contents",
         }
     }
 }
@@ -76,6 +87,7 @@ pub struct Trees {
     pub clients: Tree,
     pub progress: Tree,
     pub preheats: Tree,
+    pub contents: Tree,
 }
 
 impl Trees {
@@ -90,6 +102,7 @@ impl Trees {
             clients: open("clients")?,
             progress: open("progress")?,
             preheats: open("preheats")?,
+            contents: open("contents")?,
         })
     }
 

@@ -103,6 +103,7 @@ impl ModelStore {
                     self.progress.retain(|(holder, _), _| *holder != client);
                 }
                 Change::TaskDefined(_)
+                | Change::ContentKept { .. }
                 | Change::PeerSeen(_)
                 | Change::TaskForgotten { .. }
                 | Change::PeerForgotten(_)

@@ -78,6 +78,7 @@ impl Kind {
             Self::Rows(Table::Clients) => [2, 5],
             Self::Rows(Table::Progress) => [2, 6],
             Self::Rows(Table::Preheats) => [2, 7],
+            Self::Rows(Table::Contents) => [2, 8],
             Self::End => [3, 0],
         }
     }

@@ -1,0 +1,129 @@
+//! Parts of a body become pieces: hashed and written as they come.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+
+use super::body::{Ends, Part};
+use super::{FetchError, LedgerError, blocking};
+use crate::domain::piece::PIECES_MAX;
+use crate::domain::{PieceDigest, PieceNumber, PieceSize};
+use crate::origin::OriginError;
+use crate::pieces::{PieceFile, PieceFileError, SlotWriter};
+
+/// Pieces that may be written and not durable: one that is being written, and one that is being synced and recorded.
+pub(super) const UNDURABLE_MAX: usize = 2;
+
+/// A piece that is written, and may not be on the disk yet.
+pub(super) struct Cut<'a> {
+    pub piece: PieceNumber,
+    pub digest: PieceDigest,
+    /// Over the content up to the end of it.
+    pub hash: Md5,
+    pub last: bool,
+    /// Given back once it is durable.
+    pub undurable: SemaphorePermit<'a>,
+}
+
+/// Where the pieces of a body go.
+pub(super) struct Cutter<'a> {
+    pub file: &'a Arc<PieceFile>,
+    pub piece_size: PieceSize,
+    pub length: Option<u64>,
+    /// Pieces that are stored: those of the body must be the same, and are not written.
+    pub compared: Vec<PieceDigest>,
+    /// Over the content before the first piece that is not compared.
+    pub hash: Md5,
+}
+
+/// A slot with another part.
+pub(super) enum Written {
+    Open(SlotWriter),
+    Whole(PieceDigest),
+}
+
+/// Adds a part to a slot, which is whole if it `ends` with that.
+pub(super) async fn add(mut writer: SlotWriter, content: Bytes, ends: bool) -> Result<Written, PieceFileError> {
+    let writing = move || {
+        writer.add(&content)?;
+        Ok(if ends { Written::Whole(writer.finish()?) } else { Written::Open(writer) })
+    };
+    blocking(writing).await
+}
+
+impl Cutter<'_> {
+    /// Cuts until the body ends. `undurable` bounds how far the disk may be behind.
+    pub async fn cut<'s>(
+        mut self,
+        first: u32,
+        undurable: &'s Semaphore,
+        mut parts: mpsc::Receiver<Part>,
+        to_record: mpsc::Sender<Cut<'s>>,
+    ) -> Result<(), FetchError> {
+        let mut piece = first;
+        let mut open = None;
+        while let Some(Part { content, ends }) = parts.recv().await {
+            let (writer, permit) = match open.take() {
+                Some(begun) => begun,
+                None => (self.begin(piece, &content)?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
+            };
+            let compares = (piece as usize) < self.compared.len();
+            match self.write(writer, content.into(), ends != Ends::Nothing, !compares).await? {
+                Written::Open(writer) => open = Some((writer, permit)),
+                Written::Whole(digest) if compares => {
+                    if self.compared.get(piece as usize) != Some(&digest) {
+                        return Err(OriginError::Changed.into());
+                    }
+                    piece += 1;
+                }
+                Written::Whole(digest) => {
+                    let (hash, last) = (self.hash.clone(), ends == Ends::Body);
+                    let cut = Cut { piece: PieceNumber(piece), digest, hash, last, undurable: permit };
+                    if to_record.send(cut).await.is_err() {
+                        // Whoever records them has failed, and says so.
+                        return Ok(());
+                    }
+                    piece += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&self, piece: u32, content: &[u8]) -> Result<SlotWriter, FetchError> {
+        let number = PieceNumber(piece);
+        let start = self.piece_size.content_start(number);
+        if piece >= PIECES_MAX {
+            return Err(FetchError::TooLong(start));
+        }
+        if let Some(stored) = self.compared.get(piece as usize) {
+            return Ok(SlotWriter::unwritten(self.piece_size, number, stored.content_len));
+        }
+        // A body that goes on where the stored pieces end, and has nothing, is of a source that ends elsewhere.
+        if content.is_empty() && piece > 0 {
+            return Err(OriginError::Changed.into());
+        }
+        let full = self.piece_size.content_bytes();
+        let rest = self.length.map_or(u64::MAX, |length| length.saturating_sub(start));
+        let expected = u32::try_from(rest).unwrap_or(full).min(full);
+        Ok(SlotWriter::new(self.file.clone(), self.piece_size, number, expected))
+    }
+
+    /// Two hashes over the same bytes, and a write: on two cores they cost the time of one hash.
+    async fn write(&mut self, writer: SlotWriter, content: Bytes, ends: bool, hashes: bool) -> Result<Written, FetchError> {
+        let hashing = async {
+            if hashes {
+                let (mut hash, content) = (self.hash.clone(), content.clone());
+                let hashed = blocking(move || {
+                    hash.update(&content);
+                    hash
+                });
+                self.hash = hashed.await;
+            }
+        };
+        let ((), written) = tokio::join!(hashing, add(writer, content.clone(), ends));
+        Ok(written?)
+    }
+}

@@ -1,0 +1,117 @@
+//! Pieces whose bytes were lost, fetched again.
+
+use std::sync::Arc;
+
+use super::body::{Body, Ends, Part};
+use super::cutter::{self, Written};
+use super::{ATTEMPTS_MAX, FetchError, Known, Ledger, Worker, backoff, blocking};
+use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskSpec};
+use crate::origin::{self, OriginError};
+use crate::pieces::{Slot, SlotWriter};
+
+impl Worker {
+    /// Fetches pieces again whose bytes were lost. Each must come out as it was.
+    pub async fn mend(
+        &self,
+        spec: &TaskSpec,
+        generation: Generation,
+        known: &Known,
+        mut lost: Vec<(PieceNumber, PieceDigest)>,
+        ledger: &impl Ledger,
+    ) -> Result<(), FetchError> {
+        let mut attempts = 0;
+        while !lost.is_empty() {
+            let lost_before = lost.len();
+            let Err(error) = self.mend_some(spec, generation, known, &mut lost, ledger).await else {
+                attempts = 0;
+                continue;
+            };
+            attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
+            if !error.is_passing() || attempts == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(backoff(attempts)).await;
+        }
+        Ok(())
+    }
+
+    /// One request for the first lost pieces that lie together. A source that sends more than that, because it will not or
+    /// must not be asked for a part, is read once for all that were lost. Those that were mended are taken from the list.
+    async fn mend_some(
+        &self,
+        spec: &TaskSpec,
+        generation: Generation,
+        known: &Known,
+        lost: &mut Vec<(PieceNumber, PieceDigest)>,
+        ledger: &impl Ledger,
+    ) -> Result<(), FetchError> {
+        let neighbours = lost.windows(2).take_while(|pair| pair[1].0.0 == pair[0].0.0 + 1).count();
+        let Some(run) = lost.get(..=neighbours) else { return Ok(()) };
+        let first = known.piece_size.content_start(run[0].0);
+        let run_end = end_of(known.piece_size, run);
+        // An empty piece is all of an empty source.
+        let part = if run_end == first { origin::Part::ALL } else { origin::Part { first, last: Some(run_end - 1) } };
+        let _taking = Self::place(&self.bodies).await?;
+        let mut answer = self.source.ask(spec, part, &known.validators).await?;
+        let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
+        if lengths_differ {
+            return Err(OriginError::Changed.into());
+        }
+        let piece_size = known.piece_size;
+        // What comes before a lost piece is passed over, and what comes after the last is not read.
+        let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
+        let mut body = Body::new(&mut answer, &self.throttle, piece_size, known.length);
+        if known.is_small() {
+            return mend_small(body, lost, ledger).await;
+        }
+        let (repository, task) = (self.repository.clone(), spec.id);
+        let file = Arc::new(blocking(move || repository.create(&task, generation, piece_size)).await?);
+        let mut mending = None;
+        loop {
+            let start = body.received;
+            let Part { content, ends } = body.next_part().await?;
+            if let Some((piece, digest)) = lost.iter().find(|(piece, _)| piece_size.content_start(*piece) == start) {
+                mending = Some((SlotWriter::new(file.clone(), piece_size, *piece, digest.content_len), *digest));
+            }
+            if let Some((writer, digest)) = mending.take() {
+                let piece = writer.piece();
+                match cutter::add(writer, content.into(), ends != Ends::Nothing).await? {
+                    Written::Open(writer) => mending = Some((writer, digest)),
+                    // What was written is of no piece, and is written again.
+                    Written::Whole(found) if found != digest => return Err(OriginError::Changed.into()),
+                    Written::Whole(_) => {
+                        let file = file.clone();
+                        blocking(move || file.sync()).await?;
+                        ledger.stored(piece, digest).await?;
+                        lost.retain(|(other, _)| *other != piece);
+                    }
+                }
+            }
+            if body.received >= end {
+                return Ok(());
+            }
+            if ends == Ends::Body {
+                return Err(FetchError::Length { sent: body.received, announced: end });
+            }
+        }
+    }
+}
+
+async fn mend_small(
+    mut body: Body<'_>,
+    lost: &mut Vec<(PieceNumber, PieceDigest)>,
+    ledger: &impl Ledger,
+) -> Result<(), FetchError> {
+    let slot = Slot::wrap(body.piece_size, &body.next_part().await?.content);
+    if lost.iter().any(|(_, digest)| *digest != slot.digest()) {
+        return Err(OriginError::Changed.into());
+    }
+    ledger.stored_small(slot).await?;
+    lost.clear();
+    Ok(())
+}
+
+/// The byte of the source after the last of these pieces.
+fn end_of(piece_size: PieceSize, pieces: &[(PieceNumber, PieceDigest)]) -> u64 {
+    pieces.last().map_or(0, |(piece, digest)| piece_size.content_start(*piece) + u64::from(digest.content_len))
+}

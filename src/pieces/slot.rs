@@ -1,0 +1,120 @@
+//! One slot: written part by part, or small enough to be had whole.
+
+use std::sync::Arc;
+
+use md5::{Digest, Md5};
+
+use super::{PieceFile, PieceFileError};
+use crate::domain::piece::{TAIL, WRAPPING_BYTES};
+use crate::domain::{Md5Digest, PieceDigest, PieceNumber, PieceSize};
+
+/// Bytes of header before a piece's content.
+pub(super) const HEADER_BYTES: usize = 4;
+/// Read back at once. Bytes.
+const READ_BYTES: usize = 512 * 1024;
+
+/// A complete slot: header, content and tail.
+#[derive(Debug)]
+pub struct Slot {
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Slot {
+    /// Wraps content, which must be no more than a slot holds.
+    pub fn wrap(piece_size: PieceSize, content: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(content.len() + WRAPPING_BYTES as usize);
+        bytes.extend_from_slice(&piece_size.header(length_of(content)));
+        bytes.extend_from_slice(content);
+        bytes.push(TAIL);
+        Self { bytes }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes of the source in it.
+    pub fn content(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..self.bytes.len() - 1]
+    }
+
+    pub fn digest(&self) -> PieceDigest {
+        PieceDigest { md5: Md5Digest(Md5::digest(&self.bytes).into()), content_len: length_of(self.content()) }
+    }
+}
+
+/// A slot that is hashed as it comes, and written where it has a file.
+///
+/// Its header says how much it holds and comes first in its hash, so that has to be foreseen. Where the source ends
+/// before it was expected to, what was written is read back.
+#[derive(Debug)]
+pub struct SlotWriter {
+    file: Option<Arc<PieceFile>>,
+    piece: PieceNumber,
+    piece_size: PieceSize,
+    expected_content: u32,
+    content_len: u32,
+    hash: Md5,
+}
+
+impl SlotWriter {
+    /// Begins a slot that will hold so much content.
+    pub fn new(file: Arc<PieceFile>, piece_size: PieceSize, piece: PieceNumber, expected_content: u32) -> Self {
+        Self { file: Some(file), ..Self::unwritten(piece_size, piece, expected_content) }
+    }
+
+    /// Begins a slot that is compared with one that is stored, and written nowhere.
+    pub fn unwritten(piece_size: PieceSize, piece: PieceNumber, expected_content: u32) -> Self {
+        let hash = Md5::new_with_prefix(piece_size.header(expected_content));
+        Self { file: None, piece, piece_size, expected_content, content_len: 0, hash }
+    }
+
+    pub const fn piece(&self) -> PieceNumber {
+        self.piece
+    }
+
+    /// Adds content, which must fit.
+    pub fn add(&mut self, content: &[u8]) -> Result<(), PieceFileError> {
+        if let Some(file) = &self.file {
+            file.write_at(content, self.content_start() + u64::from(self.content_len))?;
+        }
+        self.hash.update(content);
+        self.content_len += length_of(content);
+        Ok(())
+    }
+
+    /// Wraps what is there. It may be served once the file is synced, not before.
+    pub fn finish(mut self) -> Result<PieceDigest, PieceFileError> {
+        if let Some(file) = self.file.take() {
+            file.write_at(&self.piece_size.header(self.content_len), self.piece_size.slot_start(self.piece))?;
+            file.write_at(&[TAIL], self.content_start() + u64::from(self.content_len))?;
+            if self.content_len != self.expected_content {
+                self.hash = self.hash_anew(&file)?;
+            }
+        }
+        self.hash.update([TAIL]);
+        Ok(PieceDigest { md5: Md5Digest(self.hash.finalize().into()), content_len: self.content_len })
+    }
+
+    fn content_start(&self) -> u64 {
+        self.piece_size.slot_start(self.piece) + HEADER_BYTES as u64
+    }
+
+    /// The hash of the header as it turned out, and of the content.
+    fn hash_anew(&self, file: &PieceFile) -> Result<Md5, PieceFileError> {
+        let mut hash = Md5::new_with_prefix(self.piece_size.header(self.content_len));
+        let (mut at, end) = (self.content_start(), self.content_start() + u64::from(self.content_len));
+        let mut buffer = vec![0; READ_BYTES];
+        while at < end {
+            let length = usize::try_from(end - at).unwrap_or(READ_BYTES).min(READ_BYTES);
+            file.read_exact_at(&mut buffer[..length], at)?;
+            hash.update(&buffer[..length]);
+            at += length as u64;
+        }
+        Ok(hash)
+    }
+}
+
+fn length_of(content: &[u8]) -> u32 {
+    u32::try_from(content.len()).unwrap_or(u32::MAX)
+}
