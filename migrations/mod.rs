@@ -9,8 +9,7 @@ mod v0004_contents;
 pub type Step = fn(&sled::Db) -> Result<(), sled::Error>;
 
 /// Step n makes schema version n of version n - 1; version 0 is an empty database.
-pub const STEPS: [Step; 4] =
-    [v0001_first_schema::run, v0002_headers_left_out::run, v0003_preheats::run, v0004_contents::run];
+pub const STEPS: [Step; 4] = [v0001_first_schema::run, v0002_headers_left_out::run, v0003_preheats::run, v0004_contents::run];
 
 /// What each step does, for those who are asked whether it may.
 pub const NAMES: [&str; 4] = [

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::{FetchError, Throttle};
 use crate::domain::PieceSize;
 use crate::origin::Answer;
+use crate::pieces::{HEADER_BYTES, SlotPart};
 
-/// Bytes of a part: enough to be worth a thread's attention. A download has three at most in memory: one that is being
+/// Bytes of a part in the file: whole pages, and enough to be worth a thread's attention. A download has three at most in memory: one that is being
 /// filled, one that waits, and one that is being written.
 const PART_BYTES: u64 = 512 * 1024;
 
@@ -22,7 +23,7 @@ pub(super) enum Ends {
 /// Bytes that follow each other in one slot.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub content: Vec<u8>,
+    pub slot: SlotPart,
     pub ends: Ends,
 }
 
@@ -45,28 +46,13 @@ impl<'a> Body<'a> {
 
     /// The next part. Where the length is unknown, a slot is known not to be the last only when a byte after it has come.
     pub async fn next_part(&mut self) -> Result<Part, FetchError> {
-        let slot = u64::from(self.piece_size.content_bytes());
-        let slot_rest = slot - self.received % slot;
-        let end = self.received + slot_rest.min(PART_BYTES);
-        let foreseen = self.length.map_or(0, |length| length.min(end).saturating_sub(self.received));
-        let mut content = Vec::with_capacity(usize::try_from(foreseen).unwrap_or(0));
+        let (mut part, end) = self.begin_part();
         loop {
             let taken = usize::try_from(end - self.received).unwrap_or(usize::MAX).min(self.rest.len());
-            content.extend_from_slice(&self.rest.split_to(taken));
+            part.push(&self.rest.split_to(taken));
             self.received += taken as u64;
-            match self.length {
-                Some(length) if self.received > length || (self.received == length && !self.rest.is_empty()) => {
-                    return Err(FetchError::Length { sent: self.received + self.rest.len() as u64, announced: length });
-                }
-                Some(length) if self.received == length => return Ok(Part { content, ends: Ends::Body }),
-                Some(_) | None => {}
-            }
-            let is_slot_end = self.received.is_multiple_of(slot);
-            if self.received == end && !is_slot_end {
-                return Ok(Part { content, ends: Ends::Nothing });
-            }
-            if self.received == end && (self.length.is_some() || !self.rest.is_empty()) {
-                return Ok(Part { content, ends: Ends::Slot });
+            if let Some(ends) = self.ends(end)? {
+                return Ok(finish(part, ends));
             }
             match self.answer.chunk().await? {
                 Some(chunk) => {
@@ -75,9 +61,48 @@ impl<'a> Body<'a> {
                 }
                 None => match self.length {
                     Some(announced) => return Err(FetchError::Length { sent: self.received, announced }),
-                    None => return Ok(Part { content, ends: Ends::Body }),
+                    None => return Ok(finish(part, Ends::Body)),
                 },
             }
         }
     }
+
+    /// An empty part, and the byte of the content at which it ends at the latest.
+    fn begin_part(&self) -> (SlotPart, u64) {
+        let slot = u64::from(self.piece_size.content_bytes());
+        let in_slot = self.received % slot;
+        let slot_end = self.received - in_slot + slot;
+        // In the file, the first part of a slot begins with the header.
+        let end = if in_slot == 0 { self.received + PART_BYTES - HEADER_BYTES as u64 } else { self.received + PART_BYTES };
+        let end = end.min(slot_end);
+        let length = |end: u64| self.length.map(|length| length.min(end).saturating_sub(self.received));
+        let expected = u32::try_from(length(slot_end).unwrap_or(slot)).unwrap_or(u32::MAX);
+        let header = (in_slot == 0).then(|| self.piece_size.header(expected));
+        (SlotPart::new(header, usize::try_from(length(end).unwrap_or(0)).unwrap_or(0)), end)
+    }
+
+    /// What has ended with the bytes received so far, if anything has.
+    fn ends(&self, part_end: u64) -> Result<Option<Ends>, FetchError> {
+        match self.length {
+            Some(length) if self.received > length || (self.received == length && !self.rest.is_empty()) => {
+                return Err(FetchError::Length { sent: self.received + self.rest.len() as u64, announced: length });
+            }
+            Some(length) if self.received == length => return Ok(Some(Ends::Body)),
+            Some(_) | None => {}
+        }
+        if self.received < part_end {
+            return Ok(None);
+        }
+        if !self.received.is_multiple_of(self.piece_size.content_bytes().into()) {
+            return Ok(Some(Ends::Nothing));
+        }
+        Ok((self.length.is_some() || !self.rest.is_empty()).then_some(Ends::Slot))
+    }
+}
+
+fn finish(mut slot: SlotPart, ends: Ends) -> Part {
+    if ends != Ends::Nothing {
+        slot.close();
+    }
+    Part { slot, ends }
 }

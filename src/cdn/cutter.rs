@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use md5::{Digest, Md5};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
@@ -11,7 +10,7 @@ use super::{FetchError, LedgerError, blocking};
 use crate::domain::piece::PIECES_MAX;
 use crate::domain::{PieceDigest, PieceNumber, PieceSize};
 use crate::origin::OriginError;
-use crate::pieces::{PieceFile, PieceFileError, SlotWriter};
+use crate::pieces::{PieceFile, PieceFileError, SlotPart, SlotWriter};
 
 /// Pieces that may be written and not durable: one that is being written, and one that is being synced and recorded.
 pub(super) const UNDURABLE_MAX: usize = 2;
@@ -45,9 +44,9 @@ pub(super) enum Written {
 }
 
 /// Adds a part to a slot, which is whole if it `ends` with that.
-pub(super) async fn add(mut writer: SlotWriter, content: Bytes, ends: bool) -> Result<Written, PieceFileError> {
+pub(super) async fn add(mut writer: SlotWriter, part: Arc<SlotPart>, ends: bool) -> Result<Written, PieceFileError> {
     let writing = move || {
-        writer.add(&content)?;
+        writer.add(&part)?;
         Ok(if ends { Written::Whole(writer.finish()?) } else { Written::Open(writer) })
     };
     blocking(writing).await
@@ -64,13 +63,13 @@ impl Cutter<'_> {
     ) -> Result<(), FetchError> {
         let mut piece = first;
         let mut open = None;
-        while let Some(Part { content, ends }) = parts.recv().await {
+        while let Some(Part { slot, ends }) = parts.recv().await {
             let (writer, permit) = match open.take() {
                 Some(begun) => begun,
-                None => (self.begin(piece, &content)?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
+                None => (self.begin(piece, slot.content())?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
             };
             let compares = (piece as usize) < self.compared.len();
-            match self.write(writer, content.into(), ends != Ends::Nothing, !compares).await? {
+            match self.write(writer, Arc::new(slot), ends != Ends::Nothing, !compares).await? {
                 Written::Open(writer) => open = Some((writer, permit)),
                 Written::Whole(digest) if compares => {
                     if self.compared.get(piece as usize) != Some(&digest) {
@@ -112,18 +111,18 @@ impl Cutter<'_> {
     }
 
     /// Two hashes over the same bytes, and a write: on two cores they cost the time of one hash.
-    async fn write(&mut self, writer: SlotWriter, content: Bytes, ends: bool, hashes: bool) -> Result<Written, FetchError> {
+    async fn write(&mut self, writer: SlotWriter, part: Arc<SlotPart>, ends: bool, hashes: bool) -> Result<Written, FetchError> {
         let hashing = async {
             if hashes {
-                let (mut hash, content) = (self.hash.clone(), content.clone());
+                let (mut hash, part) = (self.hash.clone(), part.clone());
                 let hashed = blocking(move || {
-                    hash.update(&content);
+                    hash.update(part.content());
                     hash
                 });
                 self.hash = hashed.await;
             }
         };
-        let ((), written) = tokio::join!(hashing, add(writer, content.clone(), ends));
+        let ((), written) = tokio::join!(hashing, add(writer, part.clone(), ends));
         Ok(written?)
     }
 }

@@ -99,16 +99,11 @@ impl Download {
     }
 
     /// Takes a whole body that is too small to have a file.
-    pub async fn take_small(
-        &mut self,
-        spec: &TaskSpec,
-        mut body: Body<'_>,
-        ledger: &impl Ledger,
-    ) -> Result<Fetched, FetchError> {
-        let content = body.next_part().await?.content;
-        self.hash.update(&content);
+    pub async fn take_small(&mut self, spec: &TaskSpec, mut body: Body<'_>, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let part = body.next_part().await?;
+        self.hash.update(part.slot.content());
         check_md5(spec, &self.hash)?;
-        let slot = Slot::wrap(body.piece_size, &content);
+        let slot = Slot::wrap(body.piece_size, part.slot.content());
         self.digests.push(slot.digest());
         ledger.stored_small(slot).await?;
         Ok(self.fetched())

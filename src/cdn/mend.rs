@@ -69,13 +69,13 @@ impl Worker {
         let mut mending = None;
         loop {
             let start = body.received;
-            let Part { content, ends } = body.next_part().await?;
+            let Part { slot, ends } = body.next_part().await?;
             if let Some((piece, digest)) = lost.iter().find(|(piece, _)| piece_size.content_start(*piece) == start) {
                 mending = Some((SlotWriter::new(file.clone(), piece_size, *piece, digest.content_len), *digest));
             }
             if let Some((writer, digest)) = mending.take() {
                 let piece = writer.piece();
-                match cutter::add(writer, content.into(), ends != Ends::Nothing).await? {
+                match cutter::add(writer, Arc::new(slot), ends != Ends::Nothing).await? {
                     Written::Open(writer) => mending = Some((writer, digest)),
                     // What was written is of no piece, and is written again.
                     Written::Whole(found) if found != digest => return Err(OriginError::Changed.into()),
@@ -102,7 +102,7 @@ async fn mend_small(
     lost: &mut Vec<(PieceNumber, PieceDigest)>,
     ledger: &impl Ledger,
 ) -> Result<(), FetchError> {
-    let slot = Slot::wrap(body.piece_size, &body.next_part().await?.content);
+    let slot = Slot::wrap(body.piece_size, body.next_part().await?.slot.content());
     if lost.iter().any(|(_, digest)| *digest != slot.digest()) {
         return Err(OriginError::Changed.into());
     }

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use md5::{Digest, Md5};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskId};
-pub use slot::{Slot, SlotWriter};
+pub use slot::{HEADER_BYTES, Slot, SlotPart, SlotWriter};
 
 /// The longest source whose content has no file of its own. Bytes.
 pub const SMALL_CONTENT_MAX_BYTES: u64 = 1024;
@@ -190,7 +190,10 @@ impl PieceFile {
 pub enum PieceBytes {
     File(PieceFile),
     /// The only slot, of a small source.
-    Row { slot: Vec<u8>, piece_size: PieceSize },
+    Row {
+        slot: Vec<u8>,
+        piece_size: PieceSize,
+    },
 }
 
 impl PieceBytes {
@@ -281,15 +284,28 @@ mod tests {
         }
     }
 
+    /// Writes a slot in parts of so many bytes, of which so many are expected.
+    fn write(file: &Arc<PieceFile>, piece: PieceNumber, content: &[u8], part_bytes: usize, expected: u32) -> PieceDigest {
+        let mut writer = SlotWriter::new(file.clone(), file.piece_size, piece, expected);
+        let parts = content.chunks(part_bytes).count();
+        for (number, some) in content.chunks(part_bytes).enumerate() {
+            let mut part = SlotPart::new((number == 0).then(|| file.piece_size.header(expected)), some.len());
+            part.push(some);
+            if number + 1 == parts {
+                part.close();
+            }
+            writer.add(&part).expect("written");
+        }
+        writer.finish().expect("written")
+    }
+
     #[test]
     fn a_damaged_piece_is_not_read_back() {
         let dir = tempfile::tempdir().expect("a directory");
         let repository = Repository::open(dir.path().join("pieces")).expect("a new repository");
         let task = TaskId::derive("http://h/f", "", "");
         let file = Arc::new(repository.create(&task, Generation::FIRST, PieceSize::DEFAULT).expect("a new file"));
-        let mut writer = SlotWriter::new(file.clone(), PieceSize::DEFAULT, PieceNumber(1), 3);
-        writer.add(b"a").and_then(|()| writer.add(b"bc")).expect("written");
-        let digest = writer.finish().expect("written");
+        let digest = write(&file, PieceNumber(1), b"abc", 2, 3);
         file.sync().expect("synced");
         let open = || {
             let file = repository.open_if_there(&task, Generation::FIRST, PieceSize::DEFAULT).expect("readable");
@@ -312,9 +328,7 @@ mod tests {
         let whole = Slot::wrap(size, &content);
         let file = Arc::new(repository.create(&task, Generation::FIRST, size).expect("a new file"));
         for expected in [700_000, size.content_bytes()] {
-            let mut writer = SlotWriter::new(file.clone(), size, PieceNumber(0), expected);
-            content.chunks(300_000).for_each(|part| writer.add(part).expect("written"));
-            assert_eq!(writer.finish().expect("written"), whole.digest());
+            assert_eq!(write(&file, PieceNumber(0), &content, 300_000, expected), whole.digest());
             let bytes = PieceBytes::File(repository.open_task(&task, Generation::FIRST, size).expect("there"));
             let back = bytes.read_verified(PieceNumber(0), &whole.digest()).expect("readable").expect("as written");
             assert_eq!(back.bytes(), whole.bytes());

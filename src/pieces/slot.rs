@@ -9,7 +9,7 @@ use crate::domain::piece::{TAIL, WRAPPING_BYTES};
 use crate::domain::{Md5Digest, PieceDigest, PieceNumber, PieceSize};
 
 /// Bytes of header before a piece's content.
-pub(super) const HEADER_BYTES: usize = 4;
+pub const HEADER_BYTES: usize = 4;
 /// Read back at once. Bytes.
 const READ_BYTES: usize = 512 * 1024;
 
@@ -43,6 +43,38 @@ impl Slot {
     }
 }
 
+/// Content that follows in one slot: the first of it with the header before, the last with the tail behind. So the parts
+/// lie in memory as they lie in the file, page by page: the kernel copies what does not at half the speed.
+#[derive(Debug)]
+pub struct SlotPart {
+    bytes: Vec<u8>,
+    content_at: usize,
+    content_end: usize,
+}
+
+impl SlotPart {
+    /// An empty part, with memory for so much content. The first of a slot says how much will be in that.
+    pub fn new(header: Option<[u8; HEADER_BYTES]>, expected_content: usize) -> Self {
+        let mut bytes = Vec::with_capacity(expected_content + WRAPPING_BYTES as usize);
+        bytes.extend_from_slice(header.as_ref().map_or(&[], <[u8; HEADER_BYTES]>::as_slice));
+        Self { content_at: bytes.len(), content_end: bytes.len(), bytes }
+    }
+
+    pub fn content(&self) -> &[u8] {
+        &self.bytes[self.content_at..self.content_end]
+    }
+
+    pub fn push(&mut self, content: &[u8]) {
+        self.bytes.extend_from_slice(content);
+        self.content_end = self.bytes.len();
+    }
+
+    /// Ends the slot.
+    pub fn close(&mut self) {
+        self.bytes.push(TAIL);
+    }
+}
+
 /// A slot that is hashed as it comes, and written where it has a file.
 ///
 /// Its header says how much it holds and comes first in its hash, so that has to be foreseen. Where the source ends
@@ -73,37 +105,30 @@ impl SlotWriter {
         self.piece
     }
 
-    /// Adds content, which must fit.
-    pub fn add(&mut self, content: &[u8]) -> Result<(), PieceFileError> {
+    /// Adds the next part.
+    pub fn add(&mut self, part: &SlotPart) -> Result<(), PieceFileError> {
         if let Some(file) = &self.file {
-            file.write_at(content, self.content_start() + u64::from(self.content_len))?;
+            let before = if part.content_at > 0 { 0 } else { HEADER_BYTES as u64 + u64::from(self.content_len) };
+            file.write_at(&part.bytes, self.piece_size.slot_start(self.piece) + before)?;
         }
-        self.hash.update(content);
-        self.content_len += length_of(content);
+        self.hash.update(&part.bytes[part.content_at..]);
+        self.content_len += length_of(part.content());
         Ok(())
     }
 
-    /// Wraps what is there. It may be served once the file is synced, not before.
+    /// Tells what the slot is, after its last part. It may be served once its file is synced, not before.
     pub fn finish(mut self) -> Result<PieceDigest, PieceFileError> {
-        if let Some(file) = self.file.take() {
+        if let Some(file) = self.file.take().filter(|_| self.content_len != self.expected_content) {
             file.write_at(&self.piece_size.header(self.content_len), self.piece_size.slot_start(self.piece))?;
-            file.write_at(&[TAIL], self.content_start() + u64::from(self.content_len))?;
-            if self.content_len != self.expected_content {
-                self.hash = self.hash_anew(&file)?;
-            }
+            self.hash = self.hash_anew(&file)?;
         }
-        self.hash.update([TAIL]);
         Ok(PieceDigest { md5: Md5Digest(self.hash.finalize().into()), content_len: self.content_len })
     }
 
-    fn content_start(&self) -> u64 {
-        self.piece_size.slot_start(self.piece) + HEADER_BYTES as u64
-    }
-
-    /// The hash of the header as it turned out, and of the content.
     fn hash_anew(&self, file: &PieceFile) -> Result<Md5, PieceFileError> {
-        let mut hash = Md5::new_with_prefix(self.piece_size.header(self.content_len));
-        let (mut at, end) = (self.content_start(), self.content_start() + u64::from(self.content_len));
+        let mut hash = Md5::new();
+        let mut at = self.piece_size.slot_start(self.piece);
+        let end = at + u64::from(self.content_len + WRAPPING_BYTES);
         let mut buffer = vec![0; READ_BYTES];
         while at < end {
             let length = usize::try_from(end - at).unwrap_or(READ_BYTES).min(READ_BYTES);

@@ -53,18 +53,13 @@ struct Ended {
 impl Ended {
     fn by(change: &Change) -> Option<Self> {
         match change {
-            Change::GenerationEnded { task } => {
-                Some(Self { tables: &[Table::Pieces, Table::Progress, Table::Contents], prefix: task.as_bytes().to_vec(), client: None })
-            }
+            Change::GenerationEnded { task } => Some(Self {
+                tables: &[Table::Pieces, Table::Progress, Table::Contents],
+                prefix: task.as_bytes().to_vec(),
+                client: None,
+            }),
             Change::TaskForgotten { task } => Some(Self {
-                tables: &[
-                    Table::Sources,
-                    Table::Tasks,
-                    Table::Pieces,
-                    Table::Clients,
-                    Table::Progress,
-                    Table::Contents,
-                ],
+                tables: &[Table::Sources, Table::Tasks, Table::Pieces, Table::Clients, Table::Progress, Table::Contents],
                 prefix: task.as_bytes().to_vec(),
                 client: None,
             }),

@@ -38,16 +38,8 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 8] = [
-        Self::Sources,
-        Self::Tasks,
-        Self::Pieces,
-        Self::Peers,
-        Self::Clients,
-        Self::Progress,
-        Self::Preheats,
-        Self::Contents,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress, Self::Preheats, Self::Contents];
 
     pub const fn tree(self, trees: &Trees) -> &Tree {
         match self {
