@@ -14,6 +14,9 @@ use supernode::commands;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, and then every corner of its memory that is touched costs 2 MiB: an idle service
+    // had 52 MiB resident instead of 13, and was no faster. Where the kernel does not know of this, it stays as it was.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => commands::serve::run(args),
