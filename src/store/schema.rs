@@ -8,7 +8,7 @@ use crate::domain::piece_set::CHUNK_PIECES;
 use crate::domain::{ClientId, PieceNumber, PreheatId, TaskId};
 
 /// The version of keys and records that this program writes. A change of either is a step in `migrations/`.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Where the schema version is kept, in the tree `meta`, as a big-endian u32.
 pub const SCHEMA_KEY: &[u8] = b"schema";
