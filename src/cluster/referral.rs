@@ -172,3 +172,45 @@ fn understood(pattern: CdnPattern, version: ClientVersion) -> Result<(), CallErr
         CdnPattern::Source | CdnPattern::Local => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Failure, Fault};
+    use crate::swarm::{Limits, Swarm};
+
+    #[test]
+    fn nobody_is_let_in_before_the_source_has_told_its_length() {
+        let spec = TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            md5: None,
+            identifier: None,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            headers_left_out: false,
+        };
+        let failed = Failure { fault: Fault::Source, discard: true, reason: "404".into() };
+        let success = SourceState::Success { md5: None, length: 1 };
+        for (pattern, state, admitted) in [
+            (CdnPattern::Source, SourceState::Waiting, false),
+            (CdnPattern::Source, SourceState::Failed(failed), false),
+            (CdnPattern::Source, success, true),
+            (CdnPattern::Local, SourceState::Waiting, true),
+        ] {
+            let status = TaskStatus { length: Some(1), state, ..TaskStatus::waiting(Generation::FIRST, pattern) };
+            let swarm = Swarm::new(spec.id, Limits::default(), status.clone());
+            let cell = Cell::new(Arc::new(spec.clone()), swarm, Probe::Answered, true, crate::domain::Moment(0));
+            let inner = cell.lock();
+            match inner.admits(ClientVersion::parse("1.0.6")) {
+                Ok(()) => assert!(admitted, "{status:?}"),
+                Err(CallError::AskAgain) => assert!(!admitted, "{status:?}"),
+                Err(error) => panic!("{status:?}: {error}"),
+            }
+            let old = inner.admits(ClientVersion::parse("0.4.3"));
+            assert_eq!(old.is_ok(), pattern == CdnPattern::Local, "{status:?}");
+        }
+    }
+}

@@ -17,6 +17,8 @@ use crate::harness::service::Service;
 
 const SOON: &str = "base: {cdnPattern: source, revalidateAfter: 1s}\n";
 const A_WHILE: Duration = Duration::from_millis(1200);
+/// What a source said a moment ago is not doubted at once.
+const NOT_DOUBTED_FOR: Duration = Duration::from_millis(2200);
 const FILE_BYTES: usize = 20_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,8 +101,7 @@ async fn clients_of_a_source_that_has_gone_are_told_to_leave() {
     let (other, _) = register(&service, &wanted).await;
     assert_eq!(begin(&service, &task, &client).await.code, CONTINUE);
     origin.put("file", File::missing());
-    // What was found a moment ago is not doubted at once.
-    tokio::time::sleep(Duration::from_millis(2200)).await;
+    tokio::time::sleep(NOT_DOUBTED_FOR).await;
     let (_, told) = fail_until_told(&service, &task, &client).await;
     assert_eq!(told.code, SOURCE_ERROR, "{told}");
     let told = eventually("it is told that the source has gone", async || {
@@ -137,6 +138,7 @@ async fn reports_of_bad_pieces_at_the_source_count_against_nobody_and_look_at_no
     let (client, task) = register(&service, &Wanted::url(&url)).await;
     assert_eq!(begin(&service, &task, &client).await.code, CONTINUE);
     let asked = origin.record("file").0.len();
+    tokio::time::sleep(NOT_DOUBTED_FOR).await;
     for (kind, range) in [("FILE_NOT_EXIST", ""), ("FILE_MD5_NOT_MATCH", "0-4194303")] {
         let target = format!(
             "/peer/piece/error?taskId={task}&srcCid={0}&dstCid=cdnnode:127.0.0.1~{task}&range={range}&errorType={kind}&realMd5=1&expectedMd5=2",
