@@ -13,6 +13,7 @@ use super::{CallError, Cluster, Refused};
 use crate::cdn::{FetchError, LedgerError};
 use crate::domain::{CdnPattern, ClientId, ClientVersion, Generation, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus};
 use crate::origin::{OriginError, Probed};
+use crate::store::Room;
 use crate::swarm::{Effects, Event};
 
 /// A source that failed clients is asked about that no more often. A report costs its sender nothing.
@@ -39,23 +40,19 @@ impl Cluster {
     }
 
     /// Whether a task began under another `cdnPattern` than the one that is configured, and nobody is in its midst.
-    fn is_to_change(&self, inner: &Inner) -> bool {
+    pub(super) fn is_to_change(&self, inner: &Inner) -> bool {
         let is_idle = matches!(inner.fetching, Fetching::Idle { .. });
         is_idle && inner.swarm.status().pattern != self.config().cdn_pattern && inner.in_use(self.now()).is_none()
     }
 
     /// Begins a task anew whose `cdnPattern` is no longer the one that is configured, unless clients are in its midst, which
-    /// finish as they began. Tells the generation that is over, if one is.
-    pub(super) async fn change_pattern(&self, cell: &Cell) -> Result<Option<Generation>, CallError> {
-        if !self.is_to_change(&cell.lock()) {
-            return Ok(None);
-        }
-        let room = self.committer.room().await?;
+    /// finish as they began.
+    pub(super) async fn change_pattern(&self, cell: &Cell, room: Room) {
         let mut effects = Effects::default();
         let over = {
-            let Ok(mut inner) = cell.live() else { return Ok(None) };
+            let Ok(mut inner) = cell.live() else { return };
             if !self.is_to_change(&inner) {
-                return Ok(None);
+                return;
             }
             let over = inner.swarm.status().generation;
             inner.swarm.next_generation(self.now(), self.config().cdn_pattern, &mut effects);
@@ -67,7 +64,7 @@ impl Cluster {
         };
         tracing::info!(task = %cell.spec.id, "cdnPattern is another than when this task began: beginning it anew");
         cell.wake(effects.openings);
-        Ok(Some(over))
+        self.remove_file(&cell.spec.id, over).await;
     }
 
     /// Asks a source what clients will be sent there for, and lets them in.

@@ -131,11 +131,11 @@ impl Cluster {
             let room = self.committer.room().await?;
             let cell = self.known_or_new(spec)?;
             check_same(spec, &cell.spec)?;
-            let over = self.change_pattern(&cell).await?;
-            cell.lock().take_headers_of(spec);
-            if let Some(generation) = over {
-                self.remove_file(&cell.spec.id, generation).await;
+            if self.is_to_change(&cell.lock()) {
+                self.change_pattern(&cell, room).await;
+                continue;
             }
+            cell.lock().take_headers_of(spec);
             if self.revive(&cell, room).await? {
                 return Ok(cell);
             }

@@ -164,10 +164,11 @@ impl Cluster {
             }
         };
         METRICS.revalidations.with_label_values(&[outcome]).inc();
-        if let (CdnPattern::Source, Ok(Err(error @ OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)))) =
-            (pattern, word)
+        if let (CdnPattern::Source, Some(_), Ok(Err(error @ OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)))) =
+            (pattern, length, word)
         {
-            // What is no longer there cannot be fetched by anybody, and nothing of it is here.
+            // What is no longer there cannot be fetched by anybody, and nothing of it is here. (To a stranger, who brings headers
+            // of another, it may not be there for reasons of its own.)
             self.lose_source(cell, *generation, error).await;
         } else if changed {
             self.begin_next_generation(cell, spec, *generation).await;

@@ -116,6 +116,20 @@ async fn clients_of_a_source_that_has_gone_are_told_to_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_is_told_ends_nothing() {
+    let (origin, service, content) = (Origin::start().await, Service::start_configured(SOON).await, random_content(FILE_BYTES));
+    let file = File { authorization: Some("Bearer ours".into()), denial: StatusCode::NOT_FOUND, ..File::new(content) };
+    let url = origin.put("file", file);
+    let with = |token: &str| Wanted { headers: vec![format!("Authorization: Bearer {token}")], ..Wanted::url(&url) };
+    let (client, task) = register(&service, &with("ours")).await;
+    tokio::time::sleep(A_WHILE).await;
+    register(&service, &with("theirs")).await;
+    let asked = origin.record("file").0;
+    assert_eq!(asked.last().and_then(|seen| seen.authorization.as_deref()), Some("Bearer theirs"), "{asked:?}");
+    assert_eq!(begin(&service, &task, &client).await.code, CONTINUE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_the_source_fails_leaves_and_the_others_stay() {
     let (origin, service, content) = (Origin::start().await, Service::start_configured(SOURCE).await, random_content(FILE_BYTES));
     let url = origin.put("file", File { status_of_parts: Some(StatusCode::SERVICE_UNAVAILABLE), ..File::new(content.clone()) });
