@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use supernode::domain::{
-    Change, Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId,
-    TaskSpec, TaskStatus, Validators,
+    CdnPattern, Change, Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize,
+    SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 use supernode::store::Store;
 
@@ -68,6 +68,7 @@ fn task(id: TaskId, number: u32, clients: u32) -> Vec<Change> {
     };
     let status = TaskStatus {
         generation: Generation::FIRST,
+        pattern: CdnPattern::Local,
         piece_size: PieceSize::DEFAULT,
         length: Some(50_000_000),
         validators: Validators { etag: Some("\"one\"".into()), last_modified: None },

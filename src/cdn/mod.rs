@@ -10,6 +10,7 @@ mod body;
 mod cutter;
 mod download;
 mod mend;
+mod probe;
 mod throttle;
 
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct Fetched {
 pub enum FetchError {
     #[error(transparent)]
     Origin(#[from] OriginError),
+    #[error("clients fetch this file from its source part by part (cdnPattern is source), and that cannot be done")]
+    Unfit(#[source] OriginError),
     #[error("the source's length does not fit: {0} bytes")]
     TooLong(u64),
     #[error("the source sent {sent} bytes and had announced {announced}")]
@@ -133,10 +136,13 @@ impl FetchError {
                 | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
                 | OriginError::RangeIgnored
+                | OriginError::LengthUnknown
+                | OriginError::IsPart
                 | OriginError::Changed
                 | OriginError::TooLarge
                 | OriginError::AtEnd,
             )
+            | Self::Unfit(_)
             | Self::TooLong(_)
             | Self::Md5 { .. }
             | Self::Disk(_)

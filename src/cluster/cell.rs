@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::refusals::wait_after;
 use super::revalidation::Validated;
 use super::{CallError, Refused};
-use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
+use crate::domain::{CdnPattern, Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
 use crate::retention::{Cached, Use};
 use crate::store::{Room, Ticket};
 use crate::swarm::{Decision, Effects, Swarm};
@@ -285,17 +285,17 @@ impl Inner {
     pub fn cached(&self, now: Moment) -> Cached {
         let status = self.swarm.status();
         let stored_bytes = self.swarm.stored_bytes();
-        let whole_bytes = || Some(status.piece_size.cached_length(status.length?, status.piece_count()?));
-        let coming = matches!(self.fetching, Fetching::Underway { .. });
+        let is_kept = status.pattern == CdnPattern::Local;
+        let coming = is_kept && matches!(self.fetching, Fetching::Underway { .. });
         let unused = now.since(self.used);
         Cached {
             task: self.task,
             stored_bytes,
-            bytes: if coming { whole_bytes().unwrap_or_default().max(stored_bytes) } else { stored_bytes },
+            bytes: if coming { status.file_length().unwrap_or_default().max(stored_bytes) } else { stored_bytes },
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.in_use(now),
-            whole: self.swarm.is_whole(),
+            whole: is_kept && self.swarm.is_whole(),
             awaited_for: self.awaited_for,
         }
     }
@@ -382,6 +382,7 @@ mod tests {
         };
         let status = TaskStatus {
             generation: Generation(0),
+            pattern: CdnPattern::Local,
             piece_size: PieceSize::DEFAULT,
             length: None,
             validators: Default::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cell::Cell;
 use super::{CallError, Cluster, Told, pieces_on_disk};
-use crate::domain::{ClientId, PieceDigest, PieceNumber, TaskId};
+use crate::domain::{CdnPattern, ClientId, PieceDigest, PieceNumber, TaskId};
 use crate::pieces::{PieceBytes, PieceFileError};
 use crate::swarm::Event;
 
@@ -65,9 +65,13 @@ impl Cluster {
         }
     }
 
-    /// Looks at a piece of our own that a client could not get.
+    /// Looks at a piece of our own that a client could not get; where none is our own, at the source.
     pub(super) fn look_at_piece(self: &Arc<Self>, cell: &Arc<Cell>, piece: PieceNumber) {
-        let range = cell.lock().swarm.status().piece_size.slot_range(piece);
+        let status = cell.lock().swarm.status().clone();
+        if status.pattern == CdnPattern::Source {
+            return self.doubt_source(cell);
+        }
+        let range = status.piece_size.slot_range(piece);
         // A piece that is no longer the file's is nobody's trouble.
         let _ = self.look_at_own(cell, Look::Piece(range));
     }

@@ -3,7 +3,7 @@
 use md5::{Digest, Md5};
 
 use super::{Cluster, pieces_on_disk};
-use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, Validators};
+use crate::domain::{CdnPattern, Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, Validators};
 use crate::pieces::PieceBytes;
 
 /// A run of bytes that is on disk, verified and recorded.
@@ -24,6 +24,8 @@ pub struct Readable {
 pub enum Unreadable {
     #[error("there is no such task")]
     UnknownTask,
+    #[error("nothing of this task is kept here: clients fetch it from its source (cdnPattern is source)")]
+    NotKept,
     /// Past the end of the file, or of what is here of it so far.
     #[error("the range is not available")]
     NotThere { total: Option<u64> },
@@ -46,7 +48,10 @@ impl Cluster {
             let swarm = &inner.swarm;
             let status = swarm.status().clone();
             let piece_size = status.piece_size;
-            let total = status.length.zip(status.piece_count()).map(|(length, count)| piece_size.cached_length(length, count));
+            if status.pattern == CdnPattern::Source {
+                return Err(Unreadable::NotKept);
+            }
+            let total = status.file_length();
             if range.is_none() && !swarm.is_whole() {
                 return Err(Unreadable::Incomplete);
             }

@@ -8,7 +8,8 @@ use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus, Validators,
+    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
+    Validators,
 };
 use crate::origin::OriginError;
 use crate::pieces::Slot;
@@ -28,7 +29,9 @@ impl Cluster {
             let fetching = cell.ended.run_until_cancelled(cluster.fetch(&cell, &spec));
             let Some(Some(outcome)) = cluster.stopping.run_until_cancelled(fetching).await else { return };
             match outcome {
-                Ok(fetched) => cluster.finish(&cell, fetched).await,
+                Ok(Some(fetched)) => cluster.finish(&cell, fetched).await,
+                // Nothing of it is to be here.
+                Ok(None) => {}
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
                 Err(error) => cluster.fail(&cell, &error).await,
             }
@@ -40,12 +43,16 @@ impl Cluster {
         });
     }
 
-    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Fetched, FetchError> {
+    /// Fetches what is to be here of a source, if anything is.
+    async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Option<Fetched>, FetchError> {
         if spec.headers_left_out {
             return Err(OriginError::HeadersLeftOut.into());
         }
+        if cell.lock().swarm.status().pattern == CdnPattern::Source {
+            return self.refer(cell, spec).await.map(|()| None);
+        }
         if let Some(lost) = lost_pieces(cell) {
-            return self.mend(cell, spec, lost).await;
+            return self.mend(cell, spec, lost).await.map(Some);
         }
         let mut start = start_of(cell);
         if !start.stored.is_empty() {
@@ -59,7 +66,7 @@ impl Cluster {
             drop(self.make_room(0).await?);
         }
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
-        self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await
+        self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await.map(Some)
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
@@ -95,7 +102,7 @@ impl Cluster {
         }
     }
 
-    async fn fail(&self, cell: &Cell, error: &FetchError) {
+    pub(super) async fn fail(&self, cell: &Cell, error: &FetchError) {
         tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
         METRICS.cdn_download_failed.inc();
         // What did not fit is in the way of everything else, the database included.
@@ -111,7 +118,8 @@ impl Cluster {
                 // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
                 // now ends what they have, and one that is gone what nobody has.
                 SourceState::Success { .. }
-                    if !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
+                    if inner.swarm.status().pattern == CdnPattern::Local
+                        && !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
                         && (!missing || inner.swarm.is_held_by_peers()) =>
                 {
                     inner.note_failure(now, refused);
@@ -130,10 +138,11 @@ impl Cluster {
                     return;
                 }
                 SourceState::Waiting | SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => {
+                    let pattern = inner.swarm.status().pattern;
                     inner.note_failure(now, refused.clone());
                     cell.probe.send_replace(Probe::Refused(refused));
                     // The swarm refuses nothing that its own worker tells.
-                    let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error)), &mut effects);
+                    let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error, pattern)), &mut effects);
                     // Only a registration has it tried again, and brings its own.
                     inner.drop_headers(&mut effects);
                     inner.submit(room, &mut effects)
@@ -181,7 +190,7 @@ struct LostPieces {
 fn lost_pieces(cell: &Cell) -> Option<LostPieces> {
     let inner = cell.lock();
     let status = inner.swarm.status();
-    let SourceState::Success { md5, length } = status.state else { return None };
+    let SourceState::Success { md5: Some(md5), length } = status.state else { return None };
     let known = Known { piece_size: status.piece_size, length: Some(length), validators: status.validators.clone() };
     Some(LostPieces {
         whole: Fetched { md5, length },
@@ -228,15 +237,18 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     reason
 }
 
-fn failure_of(error: &FetchError) -> Failure {
+fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
     let (fault, discard) = match error {
+        FetchError::Origin(OriginError::Forbidden(_)) => (Fault::Supernode, pattern == CdnPattern::Source),
+        // What its clients fetched by themselves is nothing that could be gone on with here.
+        _ if pattern == CdnPattern::Source => (Fault::Source, true),
         FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => {
             (Fault::Source, true)
         }
-        FetchError::Origin(OriginError::Forbidden(_)) | FetchError::Ledger(LedgerError::NoRoom { .. }) => {
-            (Fault::Supernode, false)
+        FetchError::Ledger(LedgerError::NoRoom { .. }) => (Fault::Supernode, false),
+        FetchError::Origin(_) | FetchError::Unfit(_) | FetchError::TooLong(_) | FetchError::Length { .. } => {
+            (Fault::Source, false)
         }
-        FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };
@@ -262,8 +274,14 @@ impl Ledger for CellLedger<'_> {
             let before = inner.swarm.status();
             // A client that was told a piece size keeps it, whatever the length turns out to be.
             let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
-            let status =
-                TaskStatus { generation: before.generation, piece_size, length, validators, state: SourceState::Running };
+            let status = TaskStatus {
+                generation: before.generation,
+                pattern: before.pattern,
+                piece_size,
+                length,
+                validators,
+                state: SourceState::Running,
+            };
             effects.changes.extend(inner.define());
             let event = Event::SourceAnswered(status);
             inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;

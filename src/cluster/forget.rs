@@ -220,7 +220,9 @@ mod tests {
     use super::*;
     use crate::cluster::{Collected, Failed, Unreadable};
     use crate::config::Config;
-    use crate::domain::{Failure, Fault, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus};
+    use crate::domain::{
+        CdnPattern, Failure, Fault, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
+    };
     use crate::retention::Reason;
     use crate::swarm::{Event, Limits, Report, Swarm};
 
@@ -265,6 +267,7 @@ mod tests {
         let failure = Failure { fault: Fault::Source, discard: false, reason: "404".into() };
         let status = TaskStatus {
             generation: Generation::FIRST,
+            pattern: CdnPattern::Local,
             piece_size: PieceSize::DEFAULT,
             length: None,
             validators: Default::default(),

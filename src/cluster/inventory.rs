@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::task::redacted_url;
-use crate::domain::{ClientState, PieceSet, SourceState, TaskId};
+use crate::domain::{CdnPattern, ClientState, PieceSet, SourceState, TaskId};
 use crate::store::{Store, StoreError, TaskRows};
 
 /// One line of a dump. Header values, certificates and the query values of URLs are never in it.
@@ -33,6 +33,9 @@ pub enum Row {
         generation: u32,
         #[serde(skip_serializing_if = "Option::is_none")]
         source_md5: Option<String>,
+        /// `source` where clients fetch from there and nothing is kept here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cdn_source: Option<String>,
     },
     #[serde(rename_all = "camelCase")]
     Piece {
@@ -144,7 +147,7 @@ fn rows_of(rows: TaskRows) -> impl Iterator<Item = Row> {
 fn task_row(rows: &TaskRows) -> Row {
     let (reason, source_md5) = match &rows.status.state {
         SourceState::Waiting | SourceState::Running => (None, None),
-        SourceState::Success { md5, .. } => (None, Some(md5.to_string())),
+        SourceState::Success { md5, .. } => (None, md5.map(|md5| md5.to_string())),
         SourceState::Failed(failure) => (Some(failure.reason.clone()), None),
     };
     Row::Task {
@@ -163,6 +166,10 @@ fn task_row(rows: &TaskRows) -> Row {
         clients: rows.clients.len(),
         generation: rows.status.generation.0,
         source_md5,
+        cdn_source: match rows.status.pattern {
+            CdnPattern::Local => None,
+            pattern @ CdnPattern::Source => Some(cdn_source(pattern).to_owned()),
+        },
     }
 }
 
@@ -172,6 +179,14 @@ pub const fn client_state(state: ClientState) -> &'static str {
         ClientState::Running => "RUNNING",
         ClientState::Success => "SUCCESS",
         ClientState::Fail => "FAIL",
+    }
+}
+
+/// Whom clients fetch from what no peer has, by the published names.
+pub const fn cdn_source(pattern: CdnPattern) -> &'static str {
+    match pattern {
+        CdnPattern::Local => "supernode",
+        CdnPattern::Source => "source",
     }
 }
 

@@ -18,6 +18,7 @@ pub mod pieces_on_disk;
 pub mod preheat;
 mod pull;
 mod recovery;
+mod referral;
 mod refusals;
 mod register;
 mod rescue;
@@ -104,6 +105,8 @@ pub enum CallError {
     TooManyPreheats(usize),
     #[error("the task exists with another {0}")]
     Conflict(&'static str),
+    #[error("nothing can be fetched ahead of clients: cdnPattern is source, so that the supernode keeps no bytes")]
+    NothingKept,
     #[error(transparent)]
     Refused(#[from] Refused),
     #[error(transparent)]

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use super::cell::{Cell, Probe};
 use super::revalidation::Validated;
 use super::{Cluster, StartError, pieces_on_disk};
-use crate::domain::{Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus};
+use crate::domain::{
+    CdnPattern, Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus,
+};
 use crate::pieces::{PieceBytes, PieceFileError};
 use crate::store::TaskRows;
 use crate::swarm::{Introduction, PATH_OF_UNREGISTERED, StoredClient, StoredPiece, StoredTask, Swarm, UploadServer};
@@ -116,7 +118,8 @@ impl Cluster {
         let TaskRows { spec, mut status, pieces, clients, progress } = rows;
         let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
-        let (length, idle) = self.on_disk(&spec.id, &status);
+        let is_kept = status.pattern == CdnPattern::Local;
+        let (length, idle) = if is_kept { self.on_disk(&spec.id, &status) } else { (0, Duration::ZERO) };
         let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
         let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
         let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
@@ -128,6 +131,7 @@ impl Cluster {
         }
         // Nobody knows what such a piece must be: the download goes on, and finds out.
         if let SourceState::Success { .. } = status.state
+            && is_kept
             && status.piece_count().is_none_or(|count| (pieces.len() as u64) < u64::from(count))
         {
             tracing::warn!(task = %spec.id, recorded = pieces.len(), "records of pieces are gone from the database; the task is fetched on");
@@ -205,6 +209,7 @@ fn introduce(client: &ClientId, path: Arc<str>, peers: &Peers) -> Introduction {
             version: peer.version,
             call_system: peer.call_system.clone(),
             seed_host: peer.seed_host.clone(),
+            own_url: None,
         },
         None => Introduction {
             endpoint: endpoint(std::net::Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -212,6 +217,7 @@ fn introduce(client: &ClientId, path: Arc<str>, peers: &Peers) -> Introduction {
             version: ClientVersion::parse(""),
             call_system: METRICS.call_system(""),
             seed_host: "".into(),
+            own_url: None,
         },
     }
 }

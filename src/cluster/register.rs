@@ -9,7 +9,7 @@ use super::cell::{Cell, Fetching, Probe};
 use super::forget::Forgotten;
 use super::{CallError, Cluster, Refused};
 use crate::domain::{
-    Change, ClientVersion, Endpoint, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+    CdnPattern, Change, ClientVersion, Endpoint, Generation, Peer, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus,
 };
 use crate::store::Room;
 use crate::swarm::{Effects, Event, Introduction, Swarm};
@@ -43,6 +43,8 @@ pub struct Registered {
     /// Bytes of the source, if known.
     pub length: Option<u64>,
     pub piece_size: PieceSize,
+    /// Whom it will be sent to for what no peer has.
+    pub pattern: CdnPattern,
 }
 
 impl Cluster {
@@ -51,6 +53,7 @@ impl Cluster {
         if self.is_draining() {
             return Err(CallError::AskAgain);
         }
+        self.check_can_be_sent(&registration.spec, ClientVersion::parse(&registration.peer.version))?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         for _ in 0..RACES_MAX {
             let cell = self.cell_for(&registration.spec).await?;
@@ -79,13 +82,14 @@ impl Cluster {
     }
 
     async fn join(&self, cell: &Cell, registration: Registration) -> Result<Registered, CallError> {
-        let Registration { spec: _, peer, path } = registration;
+        let Registration { spec, peer, path } = registration;
         let endpoint = Endpoint { client: peer.id.clone(), ip: peer.ip, port: peer.port, path };
-        let intro = Introduction {
+        let mut intro = Introduction {
             server: self.servers.lock().at(peer.ip, peer.port),
             version: ClientVersion::parse(&peer.version),
             call_system: METRICS.call_system(&peer.call_system),
             seed_host: peer.seed_host.clone(),
+            own_url: None,
             endpoint: Arc::new(endpoint),
         };
         let call_system = intro.call_system.clone();
@@ -93,6 +97,10 @@ impl Cluster {
         let mut effects = Effects::default();
         let (registered, ticket) = {
             let mut inner = cell.live()?;
+            inner.admits(intro.version)?;
+            if inner.swarm.status().pattern == CdnPattern::Source && spec.raw_url != cell.spec.task_url {
+                intro.own_url = Some(spec.raw_url.into());
+            }
             let now = self.now();
             inner.swarm.handle(now, Event::ClientRegistered(intro), &mut effects)?;
             inner.touch(now);
@@ -103,7 +111,8 @@ impl Cluster {
                 effects.changes.push(Change::TaskProgressed { task: cell.spec.id, status: inner.swarm.status().clone() });
             }
             let status = inner.swarm.status();
-            let registered = Registered { task: cell.spec.id, length: status.length, piece_size: status.piece_size };
+            let registered =
+                Registered { task: cell.spec.id, length: status.length, piece_size: status.piece_size, pattern: status.pattern };
             (registered, inner.submit(room, &mut effects))
         };
         ticket.durable().await?;
@@ -122,6 +131,10 @@ impl Cluster {
             let room = self.committer.room().await?;
             let cell = self.known_or_new(spec)?;
             check_same(spec, &cell.spec)?;
+            if self.is_to_change(&cell.lock()) {
+                self.change_pattern(&cell, room).await;
+                continue;
+            }
             cell.lock().take_headers_of(spec);
             if self.revive(&cell, room).await? {
                 return Ok(cell);
@@ -146,13 +159,8 @@ impl Cluster {
                 let (cluster, task) = (self.clone(), spec.id);
                 self.spawn(async move { cluster.remove_file(&task, generation).await });
             }
-            let status = TaskStatus {
-                generation: forgotten.map_or(Generation::FIRST, |forgotten| forgotten.generation.next()),
-                piece_size: PieceSize::DEFAULT,
-                length: None,
-                validators: Validators::default(),
-                state: SourceState::Waiting,
-            };
+            let generation = forgotten.map_or(Generation::FIRST, |forgotten| forgotten.generation.next());
+            let status = TaskStatus::waiting(generation, self.config().cdn_pattern);
             Arc::new(Cell::new(
                 Arc::new(spec.clone()),
                 Swarm::new(spec.id, self.limits(), status),
@@ -187,7 +195,7 @@ impl Cluster {
                 (Some(failure), None) => {
                     if failure.discard {
                         ended = Some(inner.swarm.status().generation);
-                        inner.swarm.next_generation(now, &mut effects);
+                        inner.swarm.next_generation(now, self.config().cdn_pattern, &mut effects);
                     } else {
                         inner.swarm.handle(now, Event::SourceRetried, &mut effects)?;
                     }

@@ -11,11 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::sync::watch;
 
 use super::Cluster;
 use super::cell::{Cell, Fetching, Inner, Probe};
-use crate::domain::{Generation, Moment, TaskSpec, Validators};
+use crate::domain::{CdnPattern, Generation, Moment, TaskSpec, Validators};
 use crate::origin::{Freshness, OriginError};
 use crate::swarm::Effects;
 use crate::telemetry::metrics::METRICS;
@@ -41,6 +42,15 @@ impl Validated {
         Self { at: now, before: Duration::ZERO, asking: None }
     }
 
+    pub const fn at(&self) -> Moment {
+        self.at
+    }
+
+    pub fn is_asking(&self) -> bool {
+        // Whoever asks holds the other end.
+        self.asking.as_ref().is_some_and(|asking| asking.has_changed().is_ok())
+    }
+
     /// As a start finds it.
     pub const fn before_start(now: Moment, before: Duration) -> Self {
         Self { at: now, before, asking: None }
@@ -48,7 +58,8 @@ impl Validated {
 }
 
 /// What is asked, and about what.
-struct Question {
+pub(super) struct Question {
+    pattern: CdnPattern,
     spec: Arc<TaskSpec>,
     validators: Validators,
     /// Where another says that the source has changed.
@@ -56,6 +67,25 @@ struct Question {
     generation: Generation,
     /// Those who wait are told when this is dropped.
     _done: watch::Sender<()>,
+}
+
+impl Question {
+    /// A question about the task as it is, and how to hear that it has been answered.
+    pub(super) fn begin(inner: &mut Inner, spec: Arc<TaskSpec>) -> (Self, watch::Receiver<()>) {
+        let status = inner.swarm.status();
+        let (done, asking) = watch::channel(());
+        let question = Self {
+            pattern: status.pattern,
+            spec,
+            validators: status.validators.clone(),
+            // A login page is of another length than the file, and has no validators to contradict ours.
+            length: status.length.filter(|_| !inner.spec.headers_left_out),
+            generation: status.generation,
+            _done: done,
+        };
+        inner.validated.asking = Some(asking.clone());
+        (question, asking)
+    }
 }
 
 /// Whether a file may be served as it is.
@@ -69,7 +99,9 @@ fn serving(inner: &mut Inner, registered: &TaskSpec, now: Moment, after: Duratio
     let status = inner.swarm.status();
     // The headers of a file that is here whole are gone, if it had any; whoever registers for it brings some.
     let headers_wanted = inner.spec.headers_left_out;
-    let can_ask = status.validators != Validators::default() && (!headers_wanted || registered.brings_headers());
+    // What clients fetch from there can be compared by its length at least, which takes one byte to ask for.
+    let comparable = status.validators != Validators::default() || status.pattern == CdnPattern::Source;
+    let can_ask = comparable && (!headers_wanted || registered.brings_headers());
     let is_old = now.since(inner.validated.at).saturating_add(inner.validated.before) >= after;
     let is_cached = inner.swarm.is_whole() && matches!(inner.fetching, Fetching::Idle { .. });
     if after.is_zero() || !is_cached || !can_ask || !is_old {
@@ -78,16 +110,8 @@ fn serving(inner: &mut Inner, registered: &TaskSpec, now: Moment, after: Duratio
     if let Some(asking) = &inner.validated.asking {
         return Serving::Once(asking.clone());
     }
-    let (done, asking) = watch::channel(());
-    let question = Question {
-        spec: if headers_wanted { Arc::new(inner.spec.with_headers_of(registered)) } else { inner.spec.clone() },
-        validators: status.validators.clone(),
-        // A login page is of another length than the file, and has no validators to contradict ours.
-        length: status.length.filter(|_| !headers_wanted),
-        generation: status.generation,
-        _done: done,
-    };
-    inner.validated.asking = Some(asking.clone());
+    let spec = if headers_wanted { Arc::new(inner.spec.with_headers_of(registered)) } else { inner.spec.clone() };
+    let (question, asking) = Question::begin(inner, spec);
     Serving::AfterAsking(question, asking)
 }
 
@@ -100,11 +124,7 @@ impl Cluster {
             Serving::Now => return,
             Serving::Once(asking) => asking,
             Serving::AfterAsking(question, asking) => {
-                let (cluster, cell) = (self.clone(), cell.clone());
-                self.spawn(async move {
-                    let asked = cluster.ask_whether_fresh(&cell, question);
-                    let _ = cluster.stopping.run_until_cancelled(asked).await;
-                });
+                self.ask_in_background(cell, question);
                 asking
             }
         };
@@ -112,9 +132,22 @@ impl Cluster {
         let _ = tokio::time::timeout(WAIT_FOR_WORD, asking.changed()).await;
     }
 
+    pub(super) fn ask_in_background(self: &Arc<Self>, cell: &Arc<Cell>, question: Question) {
+        let (cluster, cell) = (self.clone(), cell.clone());
+        self.spawn(async move {
+            let asked = cluster.ask_whether_fresh(&cell, question);
+            let _ = cluster.stopping.run_until_cancelled(asked).await;
+        });
+    }
+
     async fn ask_whether_fresh(self: &Arc<Self>, cell: &Arc<Cell>, question: Question) {
-        let Question { spec, validators, length, generation, .. } = &question;
-        let asking = self.worker.revalidate(spec, validators, *length);
+        let Question { pattern, spec, validators, length, generation, .. } = &question;
+        let asking = async {
+            match pattern {
+                CdnPattern::Local => self.worker.revalidate(spec, validators, *length).await,
+                CdnPattern::Source => self.worker.probe_again(spec, validators, *length).await,
+            }
+        };
         let word = tokio::time::timeout(WORD_TIMEOUT, asking).await;
         let task = cell.spec.id;
         let (outcome, changed) = match &word {
@@ -131,7 +164,13 @@ impl Cluster {
             }
         };
         METRICS.revalidations.with_label_values(&[outcome]).inc();
-        if changed {
+        if let (CdnPattern::Source, Some(_), Ok(Err(error @ OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)))) =
+            (pattern, length, word)
+        {
+            // What is no longer there cannot be fetched by anybody, and nothing of it is here. (To a stranger, who brings headers
+            // of another, it may not be there for reasons of its own.)
+            self.lose_source(cell, *generation, error).await;
+        } else if changed {
             self.begin_next_generation(cell, spec, *generation).await;
         } else {
             cell.lock().validated = Validated::now(self.now());
@@ -152,7 +191,7 @@ impl Cluster {
             if inner.swarm.status().generation != over || !is_idle {
                 return;
             }
-            inner.swarm.next_generation(now, &mut effects);
+            inner.swarm.next_generation(now, self.config().cdn_pattern, &mut effects);
             inner.ask_as(spec);
             effects.changes.extend(inner.define());
             inner.fetching = Fetching::Idle { failed: None };

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use home_lock::HomeInUse;
 use serve::supervisor::WorkerEnded;
-use serve::{DrainedForUpgrade, SourcePattern, WritableAgain};
+use serve::{DrainedForUpgrade, WritableAgain};
 
 use crate::cli::HomeArgs;
 use crate::cluster::StartError;
@@ -73,7 +73,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     ExitCode::from(if error.is::<HomeInUse>() {
         HOME_IN_USE
-    } else if error.is::<ConfigError>() || error.is::<SourcePattern>() || error.is::<WrongLogFilter>() {
+    } else if error.is::<ConfigError>() || error.is::<WrongLogFilter>() {
         WRONG_CONFIGURATION
     } else if is_newer_schema(error) {
         NEWER_SCHEMA

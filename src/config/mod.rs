@@ -23,8 +23,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::Durability;
 use crate::domain::policy::SourcePolicy;
+use crate::domain::{CdnPattern, Durability};
 pub use home::Home;
 pub use load::{ConfigError, DEFAULT_FILE, Loaded, Origin, Sources, WrongValue};
 pub use print::effective;
@@ -34,15 +34,6 @@ pub use value::Field;
 
 /// Fetching from sources is never slower than this.
 const SOURCE_RATE_MIN_BYTES_PER_S: u64 = 64 * 1024;
-
-/// Where clients get what the supernode has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CdnPattern {
-    /// From the supernode, which keeps pieces on its disk.
-    Local,
-    /// From the source itself; the supernode keeps no bytes.
-    Source,
-}
 
 /// Where the log goes, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -219,7 +219,9 @@ pub const SETTINGS: &[Setting] = &[
         "cdnPattern",
         "cdn-pattern",
         Field::Pattern(|config| &mut config.cdn_pattern),
-        "local: the supernode keeps pieces. source: it does not; this is not built yet and stops the start.",
+        "local: the supernode fetches files and keeps them. source: it keeps nothing and sends clients to the source for what no \
+         other client has; only dfget 1.0.1 to 1.0.6 can be sent there, and only to sources that tell a length and honour \
+         ranges. Tasks in use finish as they began.",
     ),
     Setting::new(
         Group::Sources,

@@ -98,6 +98,7 @@ fn a_wrong_value_is_told_with_file_line_key_what_was_found_and_what_is_allowed()
         ("advertiseIP", "supernode.local", "an IP address"),
         ("bind", "10.0.0", "an IP address"),
         ("cdnPattern", "cdn", "local or source"),
+        ("cdnPattern", "hybrid", "local or source"),
         ("durability", "none", "power or process"),
         ("peerUpLimit", "many", "a whole number, 1 to"),
         ("peerDownLimit", "0", "a whole number, 1 to"),

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Config;
 use super::units::{format_duration, format_size, parse_duration, parse_size_bytes};
-use super::{CdnPattern, Config};
-use crate::domain::Durability;
 use crate::domain::policy::SourcePattern;
+use crate::domain::{CdnPattern, Durability};
 
 /// Where in a [`Config`] a setting is kept, which also tells its kind. Bounds are inclusive.
 #[derive(Clone, Copy, Debug)]

@@ -36,6 +36,11 @@ impl ClientVersion {
         self.0.is_some()
     }
 
+    /// Whether it can be sent to the source for pieces (Go `dfget` 1.0.1 to 1.0.6). All others take five bytes off each.
+    pub fn understands_source_pattern(self) -> bool {
+        self.0.is_some_and(|release| ([1, 0, 1]..=[1, 0, 6]).contains(&release))
+    }
+
     /// Whether it expects 611 and 612 for its reports (Go `dfget` from 0.4.3 on).
     pub fn expects_report_codes(self) -> bool {
         self.0.is_some_and(|release| release >= [0, 4, 3])
@@ -91,6 +96,21 @@ pub struct Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_from_1_0_1_to_1_0_6_can_be_sent_to_the_source() {
+        for (text, understands) in [
+            ("1.0.0", false),
+            ("1.0.1", true),
+            ("v1.0.6", true),
+            ("1.0.7", false),
+            ("2.0.0", false),
+            ("0.4.3", false),
+            ("", false),
+        ] {
+            assert_eq!(ClientVersion::parse(text).understands_source_pattern(), understands, "{text:?}");
+        }
+    }
 
     #[test]
     fn releases_from_0_4_3_on_expect_report_codes() {

@@ -17,6 +17,10 @@ pub const TAIL: u8 = 0x7f;
 /// Pieces of the largest file: 15 TiB. A source's word for its length must not cost more memory than this many entries.
 pub const PIECES_MAX: u32 = 1024 * 1024;
 
+/// Pieces of the largest file that stays at its source: 960 GiB. All of them are there, and take memory, from the moment in
+/// which the source tells its length, which costs a liar nothing.
+pub const BARE_PIECES_MAX: u32 = 64 * 1024;
+
 const MIB: u32 = 1024 * 1024;
 const HUNDRED_MIB: u64 = 100 * MIB as u64;
 
@@ -65,6 +69,12 @@ impl PieceSize {
     pub fn piece_count(self, length: u64) -> Option<u32> {
         let count = length.div_ceil(u64::from(self.content_bytes())).max(1);
         u32::try_from(count).ok().filter(|count| *count <= PIECES_MAX)
+    }
+
+    /// How many pieces a source of this many bytes has that are cut without wrapping: an empty one has none. `None` where
+    /// they are more than [`BARE_PIECES_MAX`].
+    pub fn bare_piece_count(self, length: u64) -> Option<u32> {
+        u32::try_from(length.div_ceil(u64::from(self.0))).ok().filter(|count| *count <= BARE_PIECES_MAX)
     }
 
     /// The length of the cached (wrapped) file.
@@ -152,6 +162,19 @@ mod tests {
         assert_eq!(size.piece_of_range(&(1..=4_194_304), None), None);
         assert_eq!(size.piece_of_range(&(0..=4_194_304), None), None, "longer than a slot");
         assert_eq!(size.piece_of_range(&(0..=u64::MAX), None), None);
+    }
+
+    #[test]
+    fn without_wrapping_every_byte_of_a_piece_is_content() {
+        let size = PieceSize::DEFAULT;
+        let bytes = u64::from(size.bytes());
+        for (length, count) in [(0, 0), (1, 1), (bytes, 1), (bytes + 1, 2), (3 * bytes, 3)] {
+            assert_eq!(size.bare_piece_count(length), Some(count), "{length} bytes");
+        }
+        let largest = bytes * u64::from(BARE_PIECES_MAX);
+        assert_eq!(size.bare_piece_count(largest), Some(BARE_PIECES_MAX));
+        assert_eq!(size.bare_piece_count(largest + 1), None);
+        assert_eq!(size.bare_piece_count(u64::MAX), None);
     }
 
     #[test]

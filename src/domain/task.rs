@@ -198,15 +198,24 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// Whom clients fetch from what no peer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CdnPattern {
+    /// The supernode, which keeps the bytes.
+    Local,
+    /// The source itself: the supernode only says who fetches what from whom.
+    Source,
+}
+
 /// How far fetching from the source has got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceState {
     /// Asked, and not answered yet.
     Waiting,
     Running,
-    /// All of it is here: the MD5 and the length of the source's bytes.
+    /// All of it can be had: the length of the source's bytes, and their MD5, which is not known where they stay there.
     Success {
-        md5: Md5Digest,
+        md5: Option<Md5Digest>,
         length: u64,
     },
     Failed(Failure),
@@ -216,6 +225,8 @@ pub enum SourceState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskStatus {
     pub generation: Generation,
+    /// Stays what it was when the generation began: clients unwrap what they fetch, or do not, as they were told then.
+    pub pattern: CdnPattern,
     pub piece_size: PieceSize,
     /// Bytes of the source, once known.
     pub length: Option<u64>,
@@ -224,9 +235,34 @@ pub struct TaskStatus {
 }
 
 impl TaskStatus {
+    /// Of a generation whose source has yet to be asked.
+    pub fn waiting(generation: Generation, pattern: CdnPattern) -> Self {
+        Self {
+            generation,
+            pattern,
+            piece_size: PieceSize::DEFAULT,
+            length: None,
+            validators: Validators::default(),
+            state: SourceState::Waiting,
+        }
+    }
+
     /// How many pieces the task has, once that is known.
     pub fn piece_count(&self) -> Option<u32> {
-        self.length.and_then(|length| self.piece_size.piece_count(length))
+        let length = self.length?;
+        match self.pattern {
+            CdnPattern::Local => self.piece_size.piece_count(length),
+            CdnPattern::Source => self.piece_size.bare_piece_count(length),
+        }
+    }
+
+    /// The length of what clients fetch piece by piece, once that is known: with its wrapping, where it has one. Bytes.
+    pub fn file_length(&self) -> Option<u64> {
+        let length = self.length?;
+        match self.pattern {
+            CdnPattern::Local => Some(self.piece_size.cached_length(length, self.piece_count()?)),
+            CdnPattern::Source => Some(length),
+        }
     }
 }
 

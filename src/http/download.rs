@@ -94,7 +94,7 @@ fn stream(readable: Readable, partial: bool, body: bool) -> Response {
 
 fn explain(unreadable: Unreadable) -> Response {
     let status = match unreadable {
-        Unreadable::UnknownTask | Unreadable::Incomplete => StatusCode::NOT_FOUND,
+        Unreadable::UnknownTask | Unreadable::NotKept | Unreadable::Incomplete => StatusCode::NOT_FOUND,
         Unreadable::NotThere { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         Unreadable::Disk => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -16,6 +16,7 @@ use super::params::{BadParam, Params};
 use super::range::parse_piece_range;
 use super::registration::{self, BadRegistration, client_id, task_id};
 use super::wire::{Answer, Code, Enveloped, Failure, FinishedData, PieceData, PullData, RegisteredData};
+use crate::cluster::inventory::cdn_source;
 use crate::cluster::{CallError, Refused, Told};
 use crate::domain::{ClientId, Fault, TaskId};
 use crate::swarm::{Assignment, Decision, Refusal, Server};
@@ -43,7 +44,7 @@ pub async fn registry(api: Arc<Api>, content_type: Option<String>, body: Bytes) 
                 task_id: registered.task.to_string(),
                 file_length: registered.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
                 piece_size: registered.piece_size.bytes(),
-                cdn_source: "supernode",
+                cdn_source: cdn_source(registered.pattern),
                 as_seed: false,
                 seed_task_id: "",
             },
@@ -81,8 +82,8 @@ pub async fn task(api: Arc<Api>, query: String, local: Option<SocketAddr>) -> An
     // Who reports nothing loses nothing by an answer, and asks again at once.
     let held_for = if matches!(told, Told::Started | Told::Nothing) { api.cluster.config().hold } else { HELD_FOR };
     match api.cluster.pull(&task, client.clone(), told).await {
-        Ok(Decision::Finished { md5, cached_length }) => {
-            let finished = FinishedData { md5: md5.to_string(), file_length: cached_length };
+        Ok(Decision::Finished { md5, file_length }) => {
+            let finished = FinishedData { md5: md5.map(|md5| md5.to_string()).unwrap_or_default(), file_length };
             Answer::data(Code::Finished, PullData::Finished(finished))
         }
         Ok(Decision::Continue(assignments)) => {
@@ -185,6 +186,8 @@ struct Reader<'a> {
     dialect: Dialect,
     task: TaskId,
     seed_host: String,
+    /// Where pieces are that no peer has, unless they are here.
+    source_url: Option<Arc<str>>,
     link_limit_kib: u32,
     api: &'a Api,
 }
@@ -199,7 +202,8 @@ impl<'a> Reader<'a> {
         } else {
             seed_host.to_string()
         };
-        Self { dialect: Dialect::of(params, version), task: *task, seed_host, link_limit_kib: config.link_limit_kib(), api }
+        let (source_url, link_limit_kib) = (api.cluster.source_url(task, client), config.link_limit_kib());
+        Self { dialect: Dialect::of(params, version), task: *task, seed_host, source_url, link_limit_kib, api }
     }
 
     fn piece(&self, assignment: &Assignment) -> PieceData {
@@ -208,7 +212,11 @@ impl<'a> Reader<'a> {
         let (cid, peer_ip, peer_port, path) = match &assignment.server {
             Server::Seed => {
                 let task = self.task.to_string();
-                let path = format!("/qtdown/{}/{task}", &task[..3]);
+                let path = match &self.source_url {
+                    // Address and port stay ours: clients look whether they are open before they go to the source.
+                    Some(url) => url.to_string(),
+                    None => format!("/qtdown/{}/{task}", &task[..3]),
+                };
                 (format!("cdnnode:{}~{task}", self.seed_host), self.seed_host.clone(), self.api.download_port, path)
             }
             Server::Peer(endpoint) => {
@@ -219,7 +227,7 @@ impl<'a> Reader<'a> {
             range: format!("{}-{}", range.start(), range.end()),
             piece_num: assignment.piece.0,
             piece_size: size.bytes(),
-            piece_md5: assignment.digest.to_string(),
+            piece_md5: assignment.digest.map(|digest| digest.to_string()).unwrap_or_default(),
             cid,
             peer_ip,
             peer_port,
@@ -241,7 +249,7 @@ fn out_of_range(name: &'static str) -> BadParam {
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
         CallError::UnknownTask(_) | CallError::UnknownPreheat(_) => Code::TargetNotFound,
-        CallError::TooManyPreheats(_) => Code::SystemError,
+        CallError::TooManyPreheats(_) | CallError::NothingKept => Code::SystemError,
         CallError::Conflict(_) => Code::TaskConflict,
         CallError::Refused(Refused::Unreachable(_) | Refused::Denied(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,

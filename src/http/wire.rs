@@ -152,6 +152,7 @@ pub struct PieceData {
     pub range: String,
     pub piece_num: u32,
     pub piece_size: u32,
+    /// Empty where the piece comes from the source, or from a peer that got it there.
     pub piece_md5: String,
     pub cid: String,
     pub peer_ip: String,
@@ -172,8 +173,9 @@ pub enum PullData {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FinishedData {
+    /// Of the source's bytes; empty where clients fetched from there, because nobody here knows it.
     pub md5: String,
-    /// Bytes of the cached (wrapped) file.
+    /// Bytes of what was fetched piece by piece, with its wrapping if it has one.
     pub file_length: u64,
 }
 

@@ -7,6 +7,7 @@
 mod content_range;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod probe;
 mod reach;
 pub mod registry;
 
@@ -23,6 +24,7 @@ use crate::domain::policy::{Forbidden, SourcePolicy};
 use crate::domain::{TaskSpec, Validators};
 pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
+pub use probe::Probed;
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 
 /// How long a source may take to accept a connection.
@@ -74,6 +76,11 @@ pub enum OriginError {
     Status(StatusCode),
     #[error("the source did not honour the range that was asked for")]
     RangeIgnored,
+    #[error("the source does not say how long it is")]
+    LengthUnknown,
+    /// A part of it can be asked for, and a part of that part would have to be.
+    #[error("the task is a part of a file (it has a Range header)")]
+    IsPart,
     #[error("the source has changed")]
     Changed,
     #[error("the source has nothing after what was asked for already")]
@@ -285,6 +292,15 @@ fn client_headers(spec: &TaskSpec) -> HeaderMap {
     headers
 }
 
+/// The value of a header, if it is no longer than any that is worth keeping.
+fn short_text(response: &Response, name: HeaderName) -> Option<String> {
+    Some(response.headers().get(name)?.to_str().ok()?.to_owned()).filter(|text| text.len() <= VALIDATOR_MAX_BYTES)
+}
+
+fn validators_of(response: &Response) -> Validators {
+    Validators { etag: short_text(response, header::ETAG), last_modified: short_text(response, header::LAST_MODIFIED) }
+}
+
 fn read_answer(
     response: Response,
     asked: &RequestedRange,
@@ -292,10 +308,8 @@ fn read_answer(
     known: &Validators,
     part: Part,
 ) -> Result<Answer, OriginError> {
-    let text = |name: HeaderName| {
-        Some(response.headers().get(name)?.to_str().ok()?.to_owned()).filter(|text| text.len() <= VALIDATOR_MAX_BYTES)
-    };
-    let validators = Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) };
+    let text = |name| short_text(&response, name);
+    let validators = validators_of(&response);
     let content_range = text(header::CONTENT_RANGE).and_then(|value| ContentRange::parse(&value));
     let (length, start) = match response.status() {
         StatusCode::OK if asked.is_part() => return Err(OriginError::RangeIgnored),

@@ -6,7 +6,7 @@ use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
@@ -114,7 +114,7 @@ impl Batches {
                 self.remove(Table::Sources, source_key(&spec.id, chunks).as_slice());
             }
             Change::TaskProgressed { task, status } => {
-                self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV1::from(status))?);
+                self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV2::from(status))?);
             }
             Change::PieceStored { task, piece, digest } => {
                 self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, true))?);

@@ -1,7 +1,7 @@
 //! Whether rows are what they should be: each for itself, and with each other.
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
@@ -22,7 +22,7 @@ pub fn row(table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
             _ => Err(RecordError::Key),
         },
         Table::Tasks => match of_task()? {
-            [] => TaskV1::decode(value).and_then(TaskStatus::try_from).map(|_| ()),
+            [] => TaskV2::decode(value).and_then(TaskStatus::try_from).map(|_| ()),
             _ => Err(RecordError::Key),
         },
         Table::Pieces => parse_piece(of_task()?).ok_or(RecordError::Key).and_then(|_| PieceV1::decode(value).map(|_| ())),

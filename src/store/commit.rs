@@ -271,8 +271,8 @@ impl Drop for FailOnDrop {
 pub mod tests {
     use super::*;
     use crate::domain::{
-        Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId,
-        TaskSpec, TaskStatus, Validators,
+        CdnPattern, Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState,
+        TaskId, TaskSpec, TaskStatus, Validators,
     };
 
     pub fn spec(headers: Vec<(String, String)>) -> TaskSpec {
@@ -293,6 +293,7 @@ pub mod tests {
         let client = ClientId::parse("c-1").expect("a valid id");
         let status = TaskStatus {
             generation: Generation::FIRST,
+            pattern: CdnPattern::Local,
             piece_size: PieceSize::DEFAULT,
             length: Some(5_000_000),
             validators: Validators { etag: Some("\"e\"".into()), last_modified: None },

@@ -1,6 +1,6 @@
 //! Properties of records and keys, for the fuzz targets.
 
-use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, SourceV2, TaskV1};
+use super::records::{ClientV1, PeerV1, PieceV1, ProgressV1, Record, SourceV2, TaskV2};
 use super::schema::{parse_client, parse_piece, parse_progress, piece_key, progress_key, split_task};
 use crate::domain::{Client, ClientId, Peer, PieceSet, TaskId, TaskSpec, TaskStatus};
 
@@ -13,7 +13,7 @@ pub fn record(data: &[u8]) {
     let Ok(client) = client else { return };
     match kind % 8 {
         0 => by_way_of::<SourceV2, TaskSpec>(bytes, |record| Some(record.into_domain(task))),
-        1 => by_way_of::<TaskV1, TaskStatus>(bytes, |record| TaskStatus::try_from(record).ok()),
+        1 => by_way_of::<TaskV2, TaskStatus>(bytes, |record| TaskStatus::try_from(record).ok()),
         2 => by_way_of::<PeerV1, Peer>(bytes, |record| Some(record.into_domain(client))),
         3 => by_way_of::<ClientV1, Client>(bytes, |record| Some(record.into_domain(task, client))),
         4 => {

@@ -1,7 +1,7 @@
 //! Reading what is stored: for recovery and for `dump`.
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV1,
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{parse_client, parse_piece, parse_preheat, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
@@ -72,7 +72,7 @@ impl Store {
     /// How far the source of a task has got.
     pub(super) fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         let bytes = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))?;
-        bytes.map(|bytes| TaskV1::decode(&bytes).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))).transpose()
+        bytes.map(|bytes| TaskV2::decode_any(&bytes).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))).transpose()
     }
 
     /// What a client says of itself.

@@ -57,8 +57,8 @@ pub fn refuse_newer(db: &sled::Db) -> Result<u32, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::TaskId;
-    use crate::store::records::{Record, SourceV2};
+    use crate::domain::{CdnPattern, Generation, TaskId, TaskStatus};
+    use crate::store::records::{Record, SourceV2, TaskV2};
 
     #[test]
     fn there_is_a_step_for_every_schema_version() {
@@ -125,6 +125,31 @@ mod tests {
                 assert_eq!(migrated_after(&[first, second]), undisturbed, "kills after {first} and {second} tasks");
             }
         }
+    }
+
+    #[test]
+    fn tasks_are_migrated_once_wherever_a_kill_comes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let db = sled::open(dir.path()).expect("a database");
+        set(&db, 3).expect("written");
+        let tasks = db.open_tree("tasks").expect("a tree");
+        // Generation, piece size, no length, no validators, waiting.
+        let payload = [&7_u32.to_le_bytes()[..], &4_194_304_u32.to_le_bytes(), &[0, 0, 0], &0_u32.to_le_bytes()].concat();
+        let before = [&[1], payload.as_slice()].concat();
+        for task in 0..4_u8 {
+            tasks.insert([task; 32], before.clone()).expect("written");
+        }
+        // A kill came after two tasks.
+        migrations::STEPS[3](&db).expect("migrated");
+        for task in 2..4_u8 {
+            tasks.insert([task; 32], before.clone()).expect("written");
+        }
+        bring_up_to_date(&db).expect("migrated");
+        for row in tasks.iter().values() {
+            let status = TaskV2::decode(&row.expect("readable")).and_then(TaskStatus::try_from).expect("of this schema");
+            assert_eq!(status, TaskStatus::waiting(Generation(7), CdnPattern::Local));
+        }
+        assert_eq!(tasks.len(), 4);
     }
 
     #[test]

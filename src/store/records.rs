@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, Platform, Preheat,
-    PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+    CdnPattern, Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, Platform,
+    Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 
 /// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
@@ -102,29 +102,38 @@ impl SourceV2 {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct TaskV1 {
+pub struct TaskV2 {
     generation: u32,
     piece_size: u32,
     length: Option<u64>,
     etag: Option<String>,
     last_modified: Option<String>,
-    state: SourceStateV1,
+    state: SourceStateV2,
+    pattern: CdnPatternV1,
+}
+
+/// The last field of a task, which version 1 does not have.
+#[derive(Serialize, Deserialize)]
+enum CdnPatternV1 {
+    Local,
+    Source,
 }
 
 #[derive(Serialize, Deserialize)]
-enum SourceStateV1 {
+enum SourceStateV2 {
     Waiting,
     Running,
     Success { md5: [u8; 16], length: u64 },
     FailedAtSource { discard: bool, reason: String },
     FailedHere { discard: bool, reason: String },
+    AtSource { length: u64 },
 }
 
-impl Record for TaskV1 {
-    const VERSION: u8 = 1;
+impl Record for TaskV2 {
+    const VERSION: u8 = 2;
 }
 
-impl From<&TaskStatus> for TaskV1 {
+impl From<&TaskStatus> for TaskV2 {
     fn from(status: &TaskStatus) -> Self {
         Self {
             generation: status.generation.0,
@@ -133,37 +142,57 @@ impl From<&TaskStatus> for TaskV1 {
             etag: status.validators.etag.clone(),
             last_modified: status.validators.last_modified.clone(),
             state: match &status.state {
-                SourceState::Waiting => SourceStateV1::Waiting,
-                SourceState::Running => SourceStateV1::Running,
-                SourceState::Success { md5, length } => SourceStateV1::Success { md5: md5.0, length: *length },
+                SourceState::Waiting => SourceStateV2::Waiting,
+                SourceState::Running => SourceStateV2::Running,
+                SourceState::Success { md5: Some(md5), length } => SourceStateV2::Success { md5: md5.0, length: *length },
+                SourceState::Success { md5: None, length } => SourceStateV2::AtSource { length: *length },
                 SourceState::Failed(Failure { fault, discard, reason }) => {
                     let (discard, reason) = (*discard, reason.clone());
                     match fault {
-                        Fault::Source => SourceStateV1::FailedAtSource { discard, reason },
-                        Fault::Supernode => SourceStateV1::FailedHere { discard, reason },
+                        Fault::Source => SourceStateV2::FailedAtSource { discard, reason },
+                        Fault::Supernode => SourceStateV2::FailedHere { discard, reason },
                     }
                 }
+            },
+            pattern: match status.pattern {
+                CdnPattern::Local => CdnPatternV1::Local,
+                CdnPattern::Source => CdnPatternV1::Source,
             },
         }
     }
 }
 
-impl TryFrom<TaskV1> for TaskStatus {
+impl TaskV2 {
+    /// Reads version 1 as well, which has no last field: for looking at a database before it is migrated.
+    pub fn decode_any(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((1, payload)) => Self::decode(&[&[Self::VERSION], payload, &[0; 4]].concat()),
+            _ => Self::decode(bytes),
+        }
+    }
+}
+
+impl TryFrom<TaskV2> for TaskStatus {
     type Error = RecordError;
 
-    fn try_from(record: TaskV1) -> Result<Self, RecordError> {
+    fn try_from(record: TaskV2) -> Result<Self, RecordError> {
         let failed = |fault, discard, reason| SourceState::Failed(Failure { fault, discard, reason });
         Ok(Self {
             generation: Generation(record.generation),
+            pattern: match record.pattern {
+                CdnPatternV1::Local => CdnPattern::Local,
+                CdnPatternV1::Source => CdnPattern::Source,
+            },
             piece_size: PieceSize::new(record.piece_size).map_err(|_| RecordError::Value { field: "piece size" })?,
             length: record.length,
             validators: Validators { etag: record.etag, last_modified: record.last_modified },
             state: match record.state {
-                SourceStateV1::Waiting => SourceState::Waiting,
-                SourceStateV1::Running => SourceState::Running,
-                SourceStateV1::Success { md5, length } => SourceState::Success { md5: Md5Digest(md5), length },
-                SourceStateV1::FailedAtSource { discard, reason } => failed(Fault::Source, discard, reason),
-                SourceStateV1::FailedHere { discard, reason } => failed(Fault::Supernode, discard, reason),
+                SourceStateV2::Waiting => SourceState::Waiting,
+                SourceStateV2::Running => SourceState::Running,
+                SourceStateV2::Success { md5, length } => SourceState::Success { md5: Some(Md5Digest(md5)), length },
+                SourceStateV2::AtSource { length } => SourceState::Success { md5: None, length },
+                SourceStateV2::FailedAtSource { discard, reason } => failed(Fault::Source, discard, reason),
+                SourceStateV2::FailedHere { discard, reason } => failed(Fault::Supernode, discard, reason),
             },
         })
     }
@@ -415,6 +444,23 @@ mod tests {
         assert!(matches!(ProgressV1::decode(&[2]), Err(RecordError::Version { found: 2, expected: 1 })));
         assert!(matches!(ProgressV1::decode(&bytes[..bytes.len() - 1]), Err(RecordError::Payload(_))));
         assert!(matches!(ProgressV1::decode(&[bytes.as_slice(), &[0]].concat()), Err(RecordError::Payload(_))));
+    }
+
+    fn task_bytes(status: &TaskStatus) -> Vec<u8> {
+        TaskV2::from(status).encode().expect("it encodes")
+    }
+
+    #[test]
+    fn a_task_of_schema_3_reads_as_one_whose_pieces_are_kept() {
+        let success = SourceState::Success { md5: Some(Md5Digest([7; 16])), length: 3 };
+        let status = TaskStatus { length: Some(3), state: success, ..TaskStatus::waiting(Generation(2), CdnPattern::Local) };
+        let now = task_bytes(&status);
+        let before = [&[1], &now[1..now.len() - 4]].concat();
+        assert!(TaskV2::decode(&before).is_err());
+        assert_eq!(TaskV2::decode_any(&before).and_then(TaskStatus::try_from).expect("it decodes"), status);
+        let referred = TaskStatus { pattern: CdnPattern::Source, state: SourceState::Success { md5: None, length: 3 }, ..status };
+        let read = TaskV2::decode_any(&task_bytes(&referred)).and_then(TaskStatus::try_from).expect("it decodes");
+        assert_eq!(read, referred);
     }
 
     #[test]

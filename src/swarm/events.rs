@@ -33,7 +33,7 @@ pub enum Event {
         client: ClientId,
         report: Report,
     },
-    /// The source's headers told what is coming.
+    /// The source's headers told what is coming, or what can be had there.
     SourceAnswered(TaskStatus),
     /// A piece is on our disk, verified and synced.
     PieceStored {
@@ -93,7 +93,8 @@ pub struct Effects {
     pub changes: Vec<Change>,
     /// How many waiting clients may now find something to do.
     pub openings: u32,
-    /// A piece on our own disk that a client could not get from us: it may be damaged.
+    /// A piece that a client could not get where we send it for want of a peer: on our disk it may be damaged, at the source
+    /// be no more.
     pub suspect: Option<PieceNumber>,
 }
 
@@ -111,17 +112,18 @@ impl Effects {
 pub struct Assignment {
     pub piece: PieceNumber,
     pub piece_size: PieceSize,
-    pub digest: PieceDigest,
+    /// `None` where nobody here knows it, because the piece comes from the source itself.
+    pub digest: Option<PieceDigest>,
     pub server: Server,
 }
 
 /// What a client should do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It has everything: the MD5 of the source's bytes and the length of the cached file.
+    /// It has everything: the MD5 of the source's bytes, if known, and the length of what it fetched.
     Finished {
-        md5: Md5Digest,
-        cached_length: u64,
+        md5: Option<Md5Digest>,
+        file_length: u64,
     },
     /// Everything it should be fetching; what it was told before comes again from the same server.
     Continue(Vec<Assignment>),

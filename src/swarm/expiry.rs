@@ -117,7 +117,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::{Change, ClientVersion, Endpoint, Generation, PieceNumber, PieceSize, TaskId, TaskStatus};
+    use crate::domain::{CdnPattern, Change, ClientVersion, Endpoint, Generation, PieceNumber, PieceSize, TaskId, TaskStatus};
     use crate::swarm::{Event, Introduction, Limits, Report};
 
     const SILENCE: Duration = Duration::from_secs(180);
@@ -129,6 +129,7 @@ mod tests {
     fn swarm(clients: u32) -> Swarm {
         let status = TaskStatus {
             generation: Generation::FIRST,
+            pattern: CdnPattern::Local,
             piece_size: PieceSize::DEFAULT,
             length: Some(100),
             validators: Default::default(),
@@ -143,6 +144,7 @@ mod tests {
                 version: ClientVersion::parse("1.0.6"),
                 call_system: "".into(),
                 seed_host: "".into(),
+                own_url: None,
             };
             swarm.handle(Moment(0), Event::ClientRegistered(intro), &mut Effects::default()).expect("a client may register");
         }
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn clients_of_an_earlier_generation_are_forgotten_as_well() {
         let mut swarm = swarm(1000);
-        swarm.next_generation(Moment(5), &mut Effects::default());
+        swarm.next_generation(Moment(5), CdnPattern::Local, &mut Effects::default());
         assert_eq!(expire(&mut swarm, Moment(4).after(SILENCE), &|_| None), []);
         assert_eq!(expire(&mut swarm, Moment(5).after(SILENCE), &|_| None).len(), 1000);
         assert!(swarm.former.is_empty());

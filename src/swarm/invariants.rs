@@ -90,7 +90,7 @@ impl Swarm {
         assert_eq!(self.at_seed as usize, self.pieces.iter().filter(|piece| piece.at_seed).count());
         let stored = self.pieces.iter().filter(|piece| piece.at_seed).filter_map(|piece| piece.digest);
         assert_eq!(self.stored_bytes, stored.map(|digest| u64::from(digest.slot_len())).sum::<u64>());
-        assert_eq!(self.known.len() as usize, self.pieces.iter().filter(|piece| piece.digest.is_some()).count());
+        assert_eq!(self.known.len() as usize, self.pieces.iter().filter(|piece| piece.digest.is_some() || piece.at_seed).count());
         for (server, taken) in slots {
             let limit = before.uploads_max(server, self.limits.up);
             assert!(server.is_null() || taken <= limit, "an upload server does more uploads than its limit");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::lease::{Lease, UploadServer};
+use super::source::SourceTrouble;
 use crate::domain::{Client, ClientId, ClientState, ClientVersion, Endpoint, Generation, Moment, PieceNumber, PieceSet, TaskId};
 
 /// Failed pairs remembered per client; older ones make room.
@@ -22,6 +23,9 @@ pub struct Introduction {
     pub call_system: Arc<str>,
     /// The host by which it reaches the supernode; empty if unsaid.
     pub seed_host: Arc<str>,
+    /// The URL at which it asks the source, where that is another than the task's: with a signature of its own, say. It is
+    /// shown to nobody else, and forgotten with a restart.
+    pub own_url: Option<Arc<str>>,
 }
 
 /// A piece that is held and not yet served.
@@ -51,6 +55,7 @@ pub struct Member {
     pub busy: bool,
     /// Servers it recently failed to fetch from, and until when they are not paired again.
     pub avoided: Vec<(u32, Moment)>,
+    pub source_trouble: SourceTrouble,
     pub seen: Moment,
 }
 
@@ -68,6 +73,7 @@ impl Member {
             arriving: Vec::new(),
             busy: false,
             avoided: Vec::new(),
+            source_trouble: SourceTrouble::default(),
             seen: now,
         }
     }

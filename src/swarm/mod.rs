@@ -19,6 +19,7 @@ mod policy;
 mod rebuild;
 mod reports;
 mod serving;
+mod source;
 mod views;
 
 #[cfg(test)]
@@ -33,7 +34,7 @@ use std::time::Duration;
 use roaring::RoaringBitmap;
 
 use crate::domain::{
-    Change, ClientId, ClientState, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, PieceSize, SourceState, TaskId,
+    CdnPattern, Change, ClientId, ClientState, Failure, Fault, Moment, PieceDigest, PieceNumber, PieceSet, SourceState, TaskId,
     TaskStatus,
 };
 pub use events::{Assignment, Decision, Effects, Event, Limits, Refusal, Report};
@@ -58,6 +59,7 @@ const AVOID_FOR: Duration = Duration::from_secs(60);
 struct Piece {
     /// What it must be; `None` until the source's bytes were hashed.
     digest: Option<PieceDigest>,
+    /// It can be had from us or, where its bytes stay there, from the source.
     at_seed: bool,
     /// Ordinals of members that serve this piece, without those that serve the whole file.
     holders: RoaringBitmap,
@@ -72,7 +74,7 @@ pub struct Swarm {
     limits: Limits,
     status: TaskStatus,
     pieces: Vec<Piece>,
-    /// Pieces with a known digest: what can be handed out at all.
+    /// Pieces with a known digest, or all those of a source that clients are sent to: what can be handed out at all.
     known: PieceSet,
     at_seed: u32,
     /// Bytes of the slots on our disk.
@@ -143,10 +145,8 @@ impl Swarm {
 
     /// The piece that a range names, if this file can have it.
     pub fn piece_of_range(&self, range: &RangeInclusive<u64>) -> Result<PieceNumber, Refusal> {
-        let size = self.status.piece_size;
-        let cached_length =
-            self.status.length.zip(self.status.piece_count()).map(|(length, count)| size.cached_length(length, count));
-        self.check_in_range(size.piece_of_range(range, cached_length).ok_or(Refusal::PieceOutOfRange)?)
+        let piece = self.status.piece_size.piece_of_range(range, self.status.file_length());
+        self.check_in_range(piece.ok_or(Refusal::PieceOutOfRange)?)
     }
 
     fn check_in_range(&self, piece: PieceNumber) -> Result<PieceNumber, Refusal> {
@@ -186,12 +186,16 @@ impl Swarm {
             Event::SourceAnswered(status) => {
                 self.status = status;
                 self.note_status(effects);
+                if self.offer_source() {
+                    self.promote_all();
+                    effects.open(Effects::EVERYBODY);
+                }
             }
             Event::PieceStored { piece, digest } => self.store_piece(piece, digest, effects),
             Event::PieceLost { piece } => self.lose_piece(piece, effects),
             Event::SourceFinished { md5, length } => {
                 self.status.length = Some(length);
-                self.status.state = SourceState::Success { md5, length };
+                self.status.state = SourceState::Success { md5: Some(md5), length };
                 self.note_status(effects);
                 self.promote_all();
                 effects.open(Effects::EVERYBODY);
@@ -234,13 +238,15 @@ impl Swarm {
             return self.wait(0);
         };
         if member.leases.is_empty() {
-            return self.wait(member.held.len());
+            return self.gives_up_on_source(ordinal).map_or_else(|| self.wait(member.held.len()), Decision::Failed);
         }
-        let assignment = |lease: &lease::Lease| {
-            let digest = self.pieces.get(lease.piece.index())?.digest?;
-            Some(Assignment { piece: lease.piece, piece_size: self.status.piece_size, digest, server: lease.server.clone() })
+        let assignment = |lease: &lease::Lease| Assignment {
+            piece: lease.piece,
+            piece_size: self.status.piece_size,
+            digest: self.digest(lease.piece),
+            server: lease.server.clone(),
         };
-        Decision::Continue(member.leases.iter().filter_map(assignment).collect())
+        Decision::Continue(member.leases.iter().map(assignment).collect())
     }
 
     /// A client is about to be told that it has everything: it is done. Of the published clients, none but the oldest ever
@@ -331,22 +337,16 @@ impl Swarm {
         !self.complete.is_empty() || self.pieces.iter().all(held)
     }
 
-    /// Whether every piece of the file is on our disk.
+    /// Whether there is nothing left to get from the source: every piece of the file is on our disk, or is to stay where it is.
     pub fn is_whole(&self) -> bool {
         matches!(self.status.state, SourceState::Success { .. }) && self.status.piece_count() == Some(self.at_seed)
     }
 
     /// Begins a new generation with nothing of the old one but the memory of who must not join it.
-    pub fn next_generation(&mut self, now: Moment, effects: &mut Effects) {
+    pub fn next_generation(&mut self, now: Moment, pattern: CdnPattern, effects: &mut Effects) {
         let mut former = std::mem::take(&mut self.former);
         former.extend(self.members.ids().map(|client| (client.clone(), now)));
-        let status = TaskStatus {
-            generation: self.status.generation.next(),
-            piece_size: PieceSize::DEFAULT,
-            length: None,
-            validators: Default::default(),
-            state: SourceState::Waiting,
-        };
+        let status = TaskStatus::waiting(self.status.generation.next(), pattern);
         *self = Self { former, ..Self::new(self.task, self.limits, status) };
         effects.changes.push(Change::GenerationEnded { task: self.task });
         self.note_status(effects);
@@ -404,7 +404,6 @@ impl Swarm {
         let SourceState::Success { md5, length } = self.status.state else { return None };
         let count = self.status.piece_count()?;
         let member = self.members.get(ordinal)?;
-        (member.held.len() == count)
-            .then(|| Decision::Finished { md5, cached_length: self.status.piece_size.cached_length(length, count) })
+        (member.held.len() == count).then(|| Decision::Finished { md5, file_length: self.status.file_length().unwrap_or(length) })
     }
 }

@@ -74,11 +74,11 @@ impl Swarm {
         piece: PieceNumber,
     ) -> Option<(Server, Option<UploadSlot>)> {
         let member = self.members.get(ordinal)?;
-        let seed_only = member.download_errors >= self.limits.download_errors;
+        let seed_only = member.download_errors >= self.limits.download_errors || self.is_refused_by_peers(piece);
         if !seed_only && let Some((server, slot)) = self.free_holder(now, rng, ordinal, piece) {
             return Some((server, Some(slot)));
         }
-        self.seed_may_send(ordinal, piece, seed_only).then_some((Server::Seed, None))
+        self.seed_may_send(now, ordinal, piece, seed_only).then_some((Server::Seed, None))
     }
 
     /// The least loaded of a few holders that have a free slot, which is taken.
@@ -118,10 +118,10 @@ impl Swarm {
         Some((Server::Peer(holder.endpoint.clone()), slot))
     }
 
-    /// Whether the supernode itself should send this piece to this client now.
-    fn seed_may_send(&self, ordinal: u32, piece: PieceNumber, seed_only: bool) -> bool {
+    /// Whether the supernode itself, or the source in its place, should send this piece to this client now.
+    fn seed_may_send(&self, now: Moment, ordinal: u32, piece: PieceNumber, seed_only: bool) -> bool {
         let (entry, Some(member)) = (&self.pieces[piece.index()], self.members.get(ordinal)) else { return false };
-        if !entry.at_seed {
+        if !entry.at_seed || self.source_rests(now, member) {
             return false;
         }
         if seed_only || entry.digest.as_ref().is_some_and(is_cheap) {

@@ -34,6 +34,7 @@ impl Swarm {
     /// Makes the swarm that stored these facts, as it would be without its leases and what it learned of its pace.
     pub fn rebuild(now: Moment, task: TaskId, limits: Limits, stored: StoredTask) -> Self {
         let mut swarm = Self::new(task, limits, stored.status);
+        swarm.offer_source();
         for StoredPiece { piece, digest, stored } in stored.pieces {
             swarm.know_piece(piece, digest, stored);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::events::{Effects, Refusal, Report};
 use super::members::{Arriving, Introduction, Member};
+use super::source::SourceTrouble;
 use super::{AVOID_FOR, MEMBERS_MAX, PATH_OF_UNREGISTERED, Server, Swarm};
 use crate::domain::{Change, ClientId, ClientState, Endpoint, Moment, PieceNumber};
 
@@ -56,6 +57,7 @@ impl Swarm {
                 member.serve_errors = 0;
             }
             member.gone = false;
+            member.source_trouble = SourceTrouble::default();
             member.seen = now;
             member.intro = intro;
         }
@@ -92,6 +94,7 @@ impl Swarm {
                 version: Default::default(),
                 call_system: "".into(),
                 seed_host: "".into(),
+                own_url: None,
             };
             self.join(now, intro, effects)
         })
@@ -150,6 +153,7 @@ impl Swarm {
         if let Some(lease) = self.end_lease(ordinal, piece, effects) {
             self.pace.observe(now.since(lease.granted));
             self.note_alive(now, &lease.server);
+            self.note_source_serves(ordinal, &lease.server);
         }
         let Some(member) = self.members.get_mut(ordinal) else { return };
         let newly_held = member.held.insert(piece);
@@ -229,7 +233,10 @@ impl Swarm {
                 }
             }
         });
-        self.end_lease(ordinal, piece, effects);
+        let ended = self.end_lease(ordinal, piece, effects);
+        if ended.is_some_and(|lease| lease.server == Server::Seed) {
+            self.note_source_failure(now, ordinal);
+        }
         let Some(failed) = leased_from.filter(|leased| server.is_none_or(|server| server == leased)) else { return };
         let Some(server_ordinal) = self.members.ordinal(&failed) else { return };
         if let Some(member) = self.members.get_mut(ordinal) {

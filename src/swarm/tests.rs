@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::invariants::Granted;
 use super::*;
-use crate::domain::{Client, ClientVersion, Endpoint, Generation, Md5Digest, Validators};
+use crate::domain::{Client, ClientVersion, Endpoint, Generation, Md5Digest, PieceSize, Validators};
 
 const PIECES: u32 = 7;
 const CLIENTS: usize = 6;
@@ -26,6 +26,7 @@ fn length(pieces: u32) -> u64 {
 fn status(length: Option<u64>) -> TaskStatus {
     TaskStatus {
         generation: Generation::FIRST,
+        pattern: CdnPattern::Local,
         piece_size: PieceSize::DEFAULT,
         length,
         validators: Validators::default(),
@@ -62,6 +63,7 @@ impl Servers {
             version: ClientVersion::parse("1.0.6"),
             call_system: "".into(),
             seed_host: "".into(),
+            own_url: None,
         }
     }
 
@@ -298,7 +300,7 @@ impl History {
             }
             Step::NextGeneration => {
                 let mut effects = Effects::default();
-                self.swarm.next_generation(self.now, &mut effects);
+                self.swarm.next_generation(self.now, CdnPattern::Local, &mut effects);
                 self.store.apply(effects.changes);
             }
             Step::SetLimits(limits) => {

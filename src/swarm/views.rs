@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Member, Piece, Swarm};
-use crate::domain::{ClientId, ClientState, Endpoint, PieceDigest, PieceNumber};
+use crate::domain::{CdnPattern, ClientId, ClientState, Endpoint, PieceDigest, PieceNumber};
 
 /// A client that others may be sent to.
 #[derive(Clone, Debug)]
@@ -19,7 +19,8 @@ pub struct ServingClient {
 #[derive(Clone, Copy, Debug)]
 pub struct PieceView {
     pub piece: PieceNumber,
-    pub digest: PieceDigest,
+    /// `None` where its bytes stay at the source.
+    pub digest: Option<PieceDigest>,
     /// It is on our disk.
     pub stored: bool,
     /// Clients that serve it.
@@ -66,17 +67,18 @@ impl Swarm {
         self.members.iter().filter_map(serves)
     }
 
-    /// Pieces whose digest is known, ascending.
+    /// Pieces that can be handed out, ascending.
     pub fn piece_views(&self) -> impl Iterator<Item = PieceView> {
         let complete = self.complete.len();
         let view = move |(piece, entry): (u32, &Piece)| {
             let holders = entry.holders.len() + complete;
-            Some(PieceView { piece: PieceNumber(piece), digest: entry.digest?, stored: entry.at_seed, holders })
+            let (piece, digest) = (PieceNumber(piece), entry.digest);
+            self.known.contains(piece).then_some(PieceView { piece, digest, stored: entry.at_seed && digest.is_some(), holders })
         };
         (0..).zip(&self.pieces).filter_map(view)
     }
 
-    /// How many pieces have a known digest.
+    /// How many pieces can be handed out.
     pub const fn known_pieces(&self) -> u32 {
         self.known.len()
     }
@@ -88,7 +90,10 @@ impl Swarm {
 
     /// How many pieces are on our disk.
     pub const fn pieces_stored(&self) -> u32 {
-        self.at_seed
+        match self.status.pattern {
+            CdnPattern::Local => self.at_seed,
+            CdnPattern::Source => 0,
+        }
     }
 
     /// All clients, in the order of their places.

@@ -12,5 +12,6 @@ mod harness;
 mod reference;
 mod replay;
 mod rest;
+mod source_pattern;
 mod supervised;
 mod vectors;

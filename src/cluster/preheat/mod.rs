@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::{Fetching, Probe};
 use super::{CallError, Cluster, Page, Refused, Window};
-use crate::domain::{Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec};
+use crate::domain::{
+    CdnPattern, Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
+};
 use crate::store::CommitFailed;
 
 /// Preheats that are remembered, ended ones included.
@@ -98,6 +100,9 @@ impl Cluster {
     pub async fn preheat(self: &Arc<Self>, wanted: Wanted) -> Result<PreheatId, CallError> {
         if self.is_draining() {
             return Err(CallError::AskAgain);
+        }
+        if self.config().cdn_pattern == CdnPattern::Source {
+            return Err(CallError::NothingKept);
         }
         let Wanted { kind, source, filter } = wanted;
         let id = PreheatId::from_bytes(fastrand::u128(..).to_be_bytes());
@@ -240,6 +245,10 @@ impl Cluster {
 
     /// Finds out what there is to fetch, and fetches it.
     async fn try_preheat(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<Result<(), Unwarmed>, CommitFailed> {
+        // It was taken by a service that kept bytes.
+        if self.config().cdn_pattern == CdnPattern::Source {
+            return Ok(Err(Unwarmed { for_credentials: false, why: CallError::NothingKept.to_string() }));
+        }
         let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.resolve(preheat)).await;
         let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
             Ok(sources) => sources,

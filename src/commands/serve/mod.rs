@@ -14,11 +14,6 @@ use sockets::Sockets;
 
 use crate::cli::ServeArgs;
 
-/// The configuration wants what is not built.
-#[derive(Debug, thiserror::Error)]
-#[error("cdnPattern is source, which this supernode cannot do yet: use local, with which it keeps the pieces on its disk")]
-pub struct SourcePattern;
-
 /// A worker that has finished so that the new program can take over.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("finished for an upgrade")]

@@ -22,10 +22,10 @@ use super::notify;
 use super::reload::{log_loaded, reload_on};
 use super::signals::{Ending, Signals};
 use super::sockets::{Sockets, reachable};
-use super::{DrainedForUpgrade, SourcePattern, WritableAgain};
+use super::{DrainedForUpgrade, WritableAgain};
 use crate::cluster::{Cluster, Failed, StartError};
 use crate::commands::home_lock::HomeLock;
-use crate::config::{CdnPattern, Config, Home, LogConfig, Sources, units};
+use crate::config::{Config, Home, LogConfig, Sources, units};
 use crate::http::{Api, Connections, Observed, Staged, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
 use crate::telemetry::recovery::RECOVERY;
 use crate::telemetry::{Log, LogFile};
@@ -47,9 +47,6 @@ const REMEDY: &str =
 /// Serves until it is told to stop, or until it can promise nothing any more.
 pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handover>) -> anyhow::Result<()> {
     let loaded = sources.load()?;
-    if loaded.config.cdn_pattern == CdnPattern::Source {
-        return Err(SourcePattern.into());
-    }
     // Whatever is made from here on is this user's alone: credentials for sources are stored in the home.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let log = set_up_log(&loaded.config)?;

@@ -88,6 +88,9 @@ impl Reply for Refused {
             Self::NotFound(what) => Answer::transport(StatusCode::NOT_FOUND, what).into_response(),
             Self::Call(CallError::UnknownTask(_)) => Self::NotFound("there is no such task").into_response(),
             Self::Call(CallError::UnknownPreheat(_)) => Self::NotFound("there is no such preheat").into_response(),
+            Self::Call(error @ CallError::NothingKept) => {
+                Answer::transport(StatusCode::BAD_REQUEST, &error.to_string()).into_response()
+            }
             Self::Call(error @ CallError::TooManyPreheats(_)) => {
                 Answer::transport(StatusCode::TOO_MANY_REQUESTS, &error.to_string()).into_response()
             }

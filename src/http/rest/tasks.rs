@@ -10,7 +10,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::{json, listed, reply, task_in_path, window};
-use crate::cluster::inventory::{client_state, source_state};
+use crate::cluster::inventory::{cdn_source, client_state, source_state};
 use crate::cluster::{TaskFilter, TaskView};
 use crate::domain::task::redacted_url;
 use crate::domain::{PieceSize, SourceState};
@@ -41,11 +41,13 @@ pub struct TaskInfo {
     reason: Option<String>,
     /// Bytes of the source; -1 while unknown.
     http_file_length: i64,
-    /// Bytes of the cached (wrapped) file; 0 while unknown.
+    /// Bytes of what clients fetch piece by piece, with its wrapping if it has one; 0 while unknown.
     file_length: u64,
     piece_size: u32,
     /// 0 while unknown.
     piece_total: u32,
+    /// `supernode`, which keeps the pieces, or `source`: clients fetch from there, and nothing is kept here.
+    cdn_source: &'static str,
     /// Pieces at the supernode.
     pieces_stored: u32,
     /// MD5 of the source's bytes, once they are all here.
@@ -58,10 +60,9 @@ pub struct TaskInfo {
 impl From<TaskView> for TaskInfo {
     fn from(view: TaskView) -> Self {
         let TaskView { spec, status, pieces_stored, clients } = view;
-        let piece_total = status.piece_count().unwrap_or_default();
         let (reason, real_md5) = match &status.state {
             SourceState::Failed(failure) => (Some(failure.reason.clone()), String::new()),
-            SourceState::Success { md5, .. } => (None, md5.to_string()),
+            SourceState::Success { md5, .. } => (None, md5.map(|md5| md5.to_string()).unwrap_or_default()),
             SourceState::Waiting | SourceState::Running => (None, String::new()),
         };
         Self {
@@ -74,9 +75,10 @@ impl From<TaskView> for TaskInfo {
             cdn_status: source_state(&status.state),
             reason,
             http_file_length: status.length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
-            file_length: status.length.map_or(0, |length| status.piece_size.cached_length(length, piece_total)),
+            file_length: status.file_length().unwrap_or_default(),
             piece_size: status.piece_size.bytes(),
-            piece_total,
+            piece_total: status.piece_count().unwrap_or_default(),
+            cdn_source: cdn_source(status.pattern),
             pieces_stored,
             real_md5,
             clients,
@@ -85,7 +87,7 @@ impl From<TaskView> for TaskInfo {
     }
 }
 
-/// A piece whose digest is known.
+/// A piece that can be handed out.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PieceInfo {
@@ -107,7 +109,7 @@ impl PieceInfo {
             piece_num: view.piece.0,
             piece_range: format!("{}-{}", range.start(), range.end()),
             piece_size: size.bytes(),
-            piece_md5: view.digest.to_string(),
+            piece_md5: view.digest.map(|digest| digest.to_string()).unwrap_or_default(),
             stored: view.stored,
             holders: view.holders,
         }
@@ -199,7 +201,7 @@ pub async fn delete(id: String, api: Arc<Api>, query: String) -> Response {
     reply(deleting.await)
 }
 
-/// The pieces of a task whose digests are known, a page at a time, by number.
+/// The pieces of a task that can be handed out, a page at a time, by number.
 #[utoipa::path(get, path = "/tasks/{id}/pieces", tag = "tasks",
     params(("id" = String, Path, description = "64 hexadecimal digits"),
         ("pageNum" = Option<usize>, Query, description = "From 0"), ("pageSize" = Option<usize>, Query, description = "1 to 1000, 100 by default")),

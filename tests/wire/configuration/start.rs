@@ -70,8 +70,8 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
     wrong_variable.env("SUPERNODE_FAIL_ACCESS_INTERVAL", "3");
     let mut absent = serve_command(&home);
     absent.arg("--config").arg(directory.path().join("absent.yml"));
-    let mut source_pattern = serve_command(&home);
-    source_pattern.args(["--cdn-pattern", "source"]);
+    let mut wrong_pattern = serve_command(&home);
+    wrong_pattern.args(["--cdn-pattern", "hybrid"]);
     let mut wrong_log = serve_command(&home);
     wrong_log.env("SUPERNODE_LOG", "supernode=loudly");
     let pipe = directory.path().join("pipe.yml");
@@ -86,7 +86,7 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
         (wrong_variable, "SUPERNODE_FAIL_ACCESS_INTERVAL: failAccessInterval is \"3\"; allowed is a duration".to_owned()),
         (absent, "absent.yml: No such file or directory".to_owned()),
         (wrong_log, "SUPERNODE_LOG is \"supernode=loudly\"; allowed is a log filter".to_owned()),
-        (source_pattern, "cdnPattern is source, which this supernode cannot do yet".to_owned()),
+        (wrong_pattern, "--cdn-pattern: cdnPattern is \"hybrid\"; allowed is local or source".to_owned()),
     ];
     for (command, says) in cases {
         let Ended { code, errors, .. } = run(command).await;

@@ -9,7 +9,7 @@ mod lengths;
 mod lifecycle;
 mod machine;
 mod redirects;
-mod snapshots;
+pub mod snapshots;
 mod sources;
 mod swarm;
 

@@ -209,7 +209,7 @@ async fn check_names_what_is_wrong_with_piece_files() {
 }
 
 /// Every schema that was released, the steps that bring it up to date, and how many clients its fixture has.
-const RELEASED: [(u32, &[u32], usize); 2] = [(1, &[2, 3], 4), (2, &[3], 3)];
+const RELEASED: [(u32, &[u32], usize); 3] = [(1, &[2, 3, 4], 4), (2, &[3, 4], 3), (3, &[4], 3)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_home_of_every_released_schema_is_migrated_with_a_snapshot_before() {

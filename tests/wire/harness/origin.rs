@@ -48,6 +48,10 @@ pub struct File {
     /// Announced instead of the content's own length; what is beyond the content never comes.
     pub announced_length: Option<u64>,
     pub ignores_range: bool,
+    /// Sends parts of what it does not tell the length of.
+    pub hides_total: bool,
+    /// Answered instead of the file to whoever asks for more than its first byte.
+    pub status_of_parts: Option<StatusCode>,
     /// Says nothing by which its content could be recognised.
     pub unvalidated: bool,
     /// Sends the file to whoever has it already.
@@ -80,6 +84,8 @@ impl File {
             chunked: false,
             announced_length: None,
             ignores_range: false,
+            hides_total: false,
+            status_of_parts: None,
             unvalidated: false,
             ignores_conditions: false,
             rate_bytes_per_s: None,
@@ -309,12 +315,22 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
         return bare(StatusCode::NOT_MODIFIED);
     }
     let total = file.content.len();
-    let Ok(part) = file.part(request.headers()) else { return bare(StatusCode::RANGE_NOT_SATISFIABLE) };
-    let mut response = Response::builder().header("content-type", "application/octet-stream");
+    let Ok(part) = file.part(request.headers()) else {
+        let mut response = bare(StatusCode::RANGE_NOT_SATISFIABLE);
+        response.headers_mut().insert("content-range", format!("bytes */{total}").parse().expect("a number is a header value"));
+        return response;
+    };
+    if let (Some(status), Some(part)) = (file.status_of_parts, &part)
+        && *part != (0..1)
+    {
+        return bare(status);
+    }
+    let mut response = Response::builder().header("content-type", "application/octet-stream").header("accept-ranges", "bytes");
     if !file.unvalidated {
         response = response.header("etag", file.etag()).header("last-modified", file.last_modified());
     }
     if let Some(part) = &part {
+        let total = if file.hides_total { "*".to_owned() } else { total.to_string() };
         let range = format!("bytes {}-{}/{total}", part.start, part.end - 1);
         response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
     }

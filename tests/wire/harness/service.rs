@@ -58,6 +58,13 @@ struct Sockets {
     download: TcpListener,
 }
 
+impl Sockets {
+    fn bind() -> Self {
+        let bind = || TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        Self { api: bind(), download: bind() }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Addresses {
     api: SocketAddr,
@@ -77,8 +84,12 @@ impl Service {
 
     /// Starts on sockets that stay open across kills.
     pub async fn start_on_held_sockets() -> Self {
-        let bind = || TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        Self::start_with(Some(Sockets { api: bind(), download: bind() }), "").await
+        Self::start_configured_on_held_sockets("").await
+    }
+
+    /// Starts with this text as its configuration file, on sockets that stay open across kills.
+    pub async fn start_configured_on_held_sockets(configuration: &str) -> Self {
+        Self::start_with(Some(Sockets::bind()), configuration).await
     }
 
     async fn start_with(sockets: Option<Sockets>, configuration: &str) -> Self {
@@ -117,6 +128,11 @@ impl Service {
     pub fn reconfigure(&self, configuration: &str) {
         configure(self.directory.path(), configuration);
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("the service is ours to signal");
+    }
+
+    /// Changes the configuration file, for the next start.
+    pub fn configure(&self, configuration: &str) {
+        configure(self.directory.path(), configuration);
     }
 
     /// Ends the process with no chance to do anything more. It is gone when this returns.

@@ -17,7 +17,7 @@ async fn a_start_in_vain_says_why_once_and_leaves_nothing() {
     let cases: [(&[&str], i32, String); 4] = [
         (&["--port", &port], FAILED, format!("cannot listen on port {port} of 127.0.0.1; choose another with --port")),
         (&["--up-limit", "many"], WRONG_CONFIGURATION, "--up-limit: peerUpLimit is \"many\"".to_owned()),
-        (&["--cdn-pattern", "source"], WRONG_CONFIGURATION, "cdnPattern is source".to_owned()),
+        (&["--cdn-pattern", "hybrid"], WRONG_CONFIGURATION, "cdnPattern is \"hybrid\"".to_owned()),
         (&["--home-dir", "/dev/null/home"], FAILED, "cannot make the directory /dev/null/home".to_owned()),
     ];
     for (arguments, code, says) in cases {

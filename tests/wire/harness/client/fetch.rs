@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use http::{HeaderName, Request};
+use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -21,6 +22,18 @@ const LIMITER_SLACK: Duration = Duration::from_millis(2);
 /// How the supernode calls itself as a server.
 const SUPERNODE_PREFIX: &str = "cdnnode:";
 const NOT_FOUND: u16 = 404;
+/// Tells a peer that no wrapping is wanted.
+pub const CDN_SOURCE: &str = "cdnsource";
+
+/// How the pieces of a download are cut, and what goes with the questions for them.
+#[derive(Clone, Debug)]
+pub enum Cut {
+    /// Slots with their wrapping, as the supernode keeps them.
+    Wrapped,
+    /// Parts of the source's content as they are, got from there or from peers (`cdnSource: source`). Ranges end with the
+    /// content, and the client's own headers go along, to peers as well.
+    Bare { length: u64, headers: Vec<String> },
+}
 
 /// A piece to fetch, as it stands in a 601.
 #[derive(Clone, Debug)]
@@ -124,16 +137,27 @@ impl Piece {
     }
 
     pub fn is_from_supernode(&self) -> bool {
-        self.cid.starts_with(SUPERNODE_PREFIX)
+        self.cid.starts_with(SUPERNODE_PREFIX) && !self.is_from_source()
     }
 
-    /// Fetches the slot, wrapped, and checks every byte of it.
-    pub async fn fetch(&self, release: &Release, rates: &Rates) -> Result<Bytes, Failure> {
+    /// Whether the path is a URL, which is asked for as it is.
+    pub fn is_from_source(&self) -> bool {
+        self.path.contains("://")
+    }
+
+    /// Fetches the piece as it is cut, and checks every byte of it that it can.
+    pub async fn fetch(&self, release: &Release, rates: &Rates, cut: &Cut) -> Result<Bytes, Failure> {
         let from = format!("{} from {} at {}{}", self.range, self.cid, self.address, self.path);
-        let fetched = tokio::time::timeout(PIECE_TIMEOUT, self.fetch_unchecked(release, rates)).await;
+        let fetched = tokio::time::timeout(PIECE_TIMEOUT, self.fetch_unchecked(release, rates, cut)).await;
         let slot = fetched
             .unwrap_or_else(|_| Err(format!("not here after {PIECE_TIMEOUT:?}").into()))
             .map_err(|failure| Failure { why: format!("{from}: {}", failure.why), ..failure })?;
+        if let Cut::Bare { .. } = cut {
+            if !self.md5.is_empty() {
+                return Err(format!("{from}: there is an md5 for a piece without wrapping: {}", self.md5).into());
+            }
+            return Ok(slot);
+        }
         // Hashing megabytes would hold up everybody else's answers.
         let hashing = slot.clone();
         let found = tokio::task::spawn_blocking(move || pieces::piece_md5(&hashing)).await.expect("hashing does not panic");
@@ -145,17 +169,38 @@ impl Piece {
         Ok(slot)
     }
 
-    async fn fetch_unchecked(&self, release: &Release, rates: &Rates) -> Result<Bytes, Failure> {
+    /// The range that is asked for: without wrapping, no further than the content.
+    fn asked_range(&self, cut: &Cut) -> String {
+        let Cut::Bare { length, .. } = cut else { return self.range.clone() };
+        let (first, last) = self.range.split_once('-').expect("it was read");
+        let last: u64 = last.parse().expect("it was read");
+        format!("{first}-{}", last.min(length.saturating_sub(1)))
+    }
+
+    /// Where it is fetched: who is connected to, and what for.
+    fn place(&self) -> (SocketAddr, &str) {
+        let Some((_, rest)) = self.path.split_once("://") else { return (self.address, &self.path) };
+        let (host, _) = rest.split_once('/').expect("a test's URL has a path");
+        (host.parse().expect("a test's source is an address"), &rest[host.len()..])
+    }
+
+    async fn fetch_unchecked(&self, release: &Release, rates: &Rates, cut: &Cut) -> Result<Bytes, Failure> {
         let told = |error: exchange::CallError| error.to_string();
         if release.checks_server {
             drop(TcpStream::connect(self.address).await.map_err(|error| error.to_string())?);
         }
-        let mut connection = exchange::connect(self.address).await.map_err(told)?;
-        let request = exchange::with_header(exchange::get(&self.path), "range", &format!("bytes={}", self.range));
+        let (address, path) = self.place();
+        let mut connection = exchange::connect(address).await.map_err(told)?;
+        let request = exchange::with_header(exchange::get(path), "range", &format!("bytes={}", self.asked_range(cut)));
         let request = exchange::with_header(request, "piecenum", &self.number.to_string());
         let request = exchange::with_header(request, "piecesize", &self.size.to_string());
-        let response = exchange::send(&mut connection, self.address, request).await.map_err(told)?;
-        if response.status() != exchange::PARTIAL {
+        let (request, is_taken) = match cut {
+            Cut::Wrapped => (request, (exchange::PARTIAL..=exchange::PARTIAL)),
+            // The published client takes any success for the piece that it asked for.
+            Cut::Bare { headers, .. } => (with_own_headers(request, headers), (200..=299)),
+        };
+        let response = exchange::send(&mut connection, address, request).await.map_err(told)?;
+        if !is_taken.contains(&response.status().as_u16()) {
             let answer = exchange::collect(response).await.map_err(told)?;
             let accusation = (answer.status == NOT_FOUND).then_some(Accusation::NotThere);
             return Err(Failure { why: answer.to_string(), accusation });
@@ -170,4 +215,13 @@ impl Piece {
         }
         Ok(slot.freeze())
     }
+}
+
+fn with_own_headers(mut request: Request<Full<Bytes>>, headers: &[String]) -> Request<Full<Bytes>> {
+    for header in headers {
+        let (name, value) = header.split_once(": ").expect("a test writes its headers as dfget does");
+        let name: HeaderName = name.parse().expect("a test's header has a name");
+        request.headers_mut().insert(name, value.parse().expect("a test's header has a value"));
+    }
+    exchange::with_header(request, CDN_SOURCE, "source")
 }

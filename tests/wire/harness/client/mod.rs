@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::exchange::{self, Answer};
 use super::pieces;
 use control::Control;
+use fetch::Cut;
 pub use release::Release;
 use session::Session;
 use upload::Shelf;
@@ -88,6 +89,7 @@ pub struct Acknowledged {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
     pub from_supernode: u32,
+    pub from_source: u32,
     pub from_peers: u32,
     pub failed: u32,
 }
@@ -201,8 +203,15 @@ impl Client {
         let piece_size = answer.data["pieceSize"].as_u64().ok_or_else(|| unlike(&answer))?;
         let file_length = answer.data["fileLength"].as_i64().ok_or_else(|| unlike(&answer))?;
         self.lock_acknowledged().task = Some(task.clone());
-        self.upload.shelf().set_piece_size(piece_size);
-        let session = Session::new(self.clone(), control.clone(), task.clone(), piece_size);
+        let cut = match answer.data["cdnSource"].as_str() {
+            Some("supernode") => Cut::Wrapped,
+            Some("source") if self.release.understands_source => {
+                Cut::Bare { length: u64::try_from(file_length).map_err(|_| unlike(&answer))?, headers: wanted.headers.clone() }
+            }
+            _ => return Err(unlike(&answer)),
+        };
+        self.upload.shelf().set_piece_size(piece_size, matches!(cut, Cut::Bare { .. }));
+        let session = Session::new(self.clone(), control.clone(), task.clone(), (piece_size, cut));
         let (content, transfers) = session.pull_everything().await?;
         let took = began.elapsed();
         if self.release.sends_metrics {

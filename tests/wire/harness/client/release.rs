@@ -35,6 +35,8 @@ pub struct Release {
     pub going_down_accepted: i64,
     /// Opens and closes a connection to a server before it fetches a piece there.
     pub checks_server: bool,
+    /// Can be sent to the source for pieces (`cdnSource: source`).
+    pub understands_source: bool,
     /// Tells of servers that have lost a piece or serve another (`piece/error`).
     pub accuses: bool,
     pub sends_metrics: bool,
@@ -123,6 +125,7 @@ impl Release {
         piece_accepted: 200,
         going_down_accepted: 200,
         checks_server: false,
+        understands_source: false,
         accuses: false,
         sends_metrics: false,
         tells_the_end: false,
@@ -140,6 +143,12 @@ impl Release {
         ..Self::GO_0_3_0
     };
 
+    /// The last one that cannot be sent to the source.
+    pub const GO_1_0_0: Self = Self { name: "Go 1.0.0", version: Some("1.0.0"), understands_source: false, ..Self::GO_1_0_6 };
+
+    /// One that takes a 609 for an answer.
+    pub const IMPATIENT: Self = Self { name: "Go 1.0.6, asking once", asked_again_max: Some(0), ..Self::GO_1_0_6 };
+
     pub const GO_1_0_6: Self = Self {
         name: "Go 1.0.6",
         version: Some("1.0.6"),
@@ -148,6 +157,7 @@ impl Release {
         merges_reports: true,
         written_attempts_max: 3,
         checks_server: true,
+        understands_source: true,
         ..Self::GO_0_4_3
     };
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -16,17 +16,22 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::fetch::CDN_SOURCE;
+
 /// What a client has written, slot by slot, wrapped.
 #[derive(Debug, Default)]
 pub struct Shelf {
     piece_size: AtomicU64,
+    /// Pieces are cut without wrapping, and asked for so.
+    bare: AtomicBool,
     slots: Mutex<BTreeMap<u32, Bytes>>,
     served: AtomicU32,
     asked_in_vain: AtomicU32,
 }
 
 impl Shelf {
-    pub fn set_piece_size(&self, piece_size: u64) {
+    pub fn set_piece_size(&self, piece_size: u64, bare: bool) {
+        self.bare.store(bare, Ordering::Relaxed);
         self.piece_size.store(piece_size, Ordering::Relaxed);
     }
 
@@ -60,8 +65,11 @@ impl Shelf {
 
     fn answer(&self, path: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
-        let found = if request.uri().path() == path { self.read(range) } else { None };
+        let wants_bare = request.headers().get(CDN_SOURCE).is_some_and(|value| value == "source");
+        let fits = request.uri().path() == path && wants_bare == self.bare.load(Ordering::Relaxed);
+        let found = if fits { self.read(range) } else { None };
         let (status, counter) = match &found {
+            _ if is_of_one_byte(range) => (StatusCode::BAD_REQUEST, &self.asked_in_vain),
             Some(_) => (StatusCode::PARTIAL_CONTENT, &self.served),
             None => (StatusCode::NOT_FOUND, &self.asked_in_vain),
         };
@@ -70,6 +78,11 @@ impl Shelf {
         *response.status_mut() = status;
         response
     }
+}
+
+/// The published server takes such a range for a mistake.
+fn is_of_one_byte(range: &str) -> bool {
+    range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).is_some_and(|(first, last)| first == last)
 }
 
 /// The server. It goes when this is dropped.

@@ -1,0 +1,50 @@
+//! Sources that clients fetch from by themselves: only asked, never fetched.
+
+use super::{FIRST_ATTEMPTS_MAX, FetchError, Worker, backoff};
+use crate::domain::{TaskSpec, Validators};
+use crate::origin::{Freshness, OriginError, Probed};
+
+/// What would do for a file that is fetched here may not for one that clients fetch there.
+fn unfit(error: OriginError) -> FetchError {
+    match error {
+        OriginError::RangeIgnored | OriginError::LengthUnknown | OriginError::IsPart => FetchError::Unfit(error),
+        error => error.into(),
+    }
+}
+
+impl Worker {
+    /// Asks what the source has and whether it sends parts of that; again where it failed in a way that may pass.
+    pub async fn probe(&self, spec: &TaskSpec) -> Result<Probed, FetchError> {
+        let mut attempts = 1;
+        loop {
+            let asked = {
+                let _asking = Self::place(&self.asks).await?;
+                self.source.probe(spec).await.map_err(unfit)
+            };
+            match asked {
+                // A registration waits, and a source that is not there says so at once.
+                Err(error)
+                    if error.is_passing()
+                        && attempts < FIRST_ATTEMPTS_MAX
+                        && !matches!(error, FetchError::Origin(OriginError::Unreachable(_))) =>
+                {
+                    tokio::time::sleep(backoff(attempts)).await;
+                    attempts += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks whether a source is still what it was when it was probed.
+    pub async fn probe_again(
+        &self,
+        spec: &TaskSpec,
+        validators: &Validators,
+        length: Option<u64>,
+    ) -> Result<Freshness, OriginError> {
+        // Nobody closes it.
+        let _asking = self.asks.acquire().await;
+        self.source.probe_again(spec, validators, length).await
+    }
+}

@@ -1,0 +1,213 @@
+//! Tasks whose bytes stay at their source (`cdnPattern: source`): clients fetch there what no peer has, and the supernode
+//! only says who fetches what from whom.
+//!
+//! A source is asked for its first byte when a task begins, which proves that it can be fetched part by part, and once more
+//! whenever a cached file would be. Nothing of it is stored here but what it said of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cell::{Cell, Fetching, Inner, Probe};
+use super::revalidation::{Question, Validated};
+use super::{CallError, Cluster, Refused};
+use crate::cdn::{FetchError, LedgerError};
+use crate::domain::{CdnPattern, ClientId, ClientVersion, Generation, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus};
+use crate::origin::{OriginError, Probed};
+use crate::store::Room;
+use crate::swarm::{Effects, Event};
+
+/// A source that failed clients is asked about that no more often. A report costs its sender nothing.
+const DOUBTED_EVERY: Duration = Duration::from_secs(2);
+/// The longest URL that clients are sent to. Bytes. It is told with every piece, and kept for every client with one of its own.
+pub const SOURCE_URL_MAX_BYTES: usize = 8 * 1024;
+const NOT_UNDERSTOOD: &str = "clients fetch this file from its source part by part (cdnPattern is source), which only dfget \
+                              1.0.1 to 1.0.6 can: fetch it from the source, or have the supernode use cdnPattern local";
+
+impl Cluster {
+    /// Refuses a client that could not do what it would be told, before anybody is asked for its sake.
+    pub(super) fn check_can_be_sent(&self, spec: &TaskSpec, version: ClientVersion) -> Result<(), CallError> {
+        let configured = self.config().cdn_pattern;
+        let pattern = self.cell(&spec.id).map_or(configured, |cell| {
+            let inner = cell.lock();
+            if self.is_to_change(&inner) { configured } else { inner.swarm.status().pattern }
+        });
+        understood(pattern, version)?;
+        if pattern == CdnPattern::Source && spec.raw_url.len().max(spec.task_url.len()) > SOURCE_URL_MAX_BYTES {
+            let reason = format!("clients are sent to no URL of more than {SOURCE_URL_MAX_BYTES} bytes (cdnPattern is source)");
+            return Err(Refused::Unreachable(reason).into());
+        }
+        Ok(())
+    }
+
+    /// Whether a task began under another `cdnPattern` than the one that is configured, and nobody is in its midst.
+    pub(super) fn is_to_change(&self, inner: &Inner) -> bool {
+        let is_idle = matches!(inner.fetching, Fetching::Idle { .. });
+        is_idle && inner.swarm.status().pattern != self.config().cdn_pattern && inner.in_use(self.now()).is_none()
+    }
+
+    /// Begins a task anew whose `cdnPattern` is no longer the one that is configured, unless clients are in its midst, which
+    /// finish as they began.
+    pub(super) async fn change_pattern(&self, cell: &Cell, room: Room) {
+        let mut effects = Effects::default();
+        let over = {
+            let Ok(mut inner) = cell.live() else { return };
+            if !self.is_to_change(&inner) {
+                return;
+            }
+            let over = inner.swarm.status().generation;
+            inner.swarm.next_generation(self.now(), self.config().cdn_pattern, &mut effects);
+            inner.fetching = Fetching::Idle { failed: None };
+            cell.probe.send_replace(Probe::Pending);
+            // Nothing is answered on the strength of this change alone: what it begins is committed after it.
+            let _ = inner.submit(room, &mut effects);
+            over
+        };
+        tracing::info!(task = %cell.spec.id, "cdnPattern is another than when this task began: beginning it anew");
+        cell.wake(effects.openings);
+        self.remove_file(&cell.spec.id, over).await;
+    }
+
+    /// Asks a source what clients will be sent there for, and lets them in.
+    pub(super) async fn refer(&self, cell: &Cell, spec: &TaskSpec) -> Result<(), FetchError> {
+        let Probed { length, validators } = self.worker.probe(spec).await?;
+        let piece_size = PieceSize::for_length(Some(length));
+        let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = cell.live().map_err(|_| LedgerError::Stopping)?;
+            let status = TaskStatus {
+                generation: inner.swarm.status().generation,
+                pattern: CdnPattern::Source,
+                piece_size,
+                length: Some(length),
+                validators,
+                state: SourceState::Success { md5: None, length },
+            };
+            if status.piece_count().is_none() {
+                return Err(FetchError::TooLong(length));
+            }
+            // Only a registration has it asked again, and brings its own.
+            inner.drop_headers(&mut effects);
+            effects.changes.extend(inner.define());
+            let now = self.now();
+            inner.swarm.handle(now, Event::SourceAnswered(status), &mut effects).map_err(|_| LedgerError::Contradiction)?;
+            inner.fetching = Fetching::Idle { failed: None };
+            inner.validated = Validated::now(now);
+            inner.put_off.clear();
+            cell.probe.send_replace(Probe::Answered);
+            inner.submit(room, &mut effects)
+        };
+        cell.wake(effects.openings);
+        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        self.refusals.lock().forget(&cell.spec.id);
+        tracing::info!(task = %cell.spec.id, length, "clients are sent to the source");
+        Ok(())
+    }
+
+    /// Asks a source that failed a client whether it is still what it was, if it can be asked and was not just now.
+    pub(super) fn doubt_source(self: &Arc<Self>, cell: &Arc<Cell>) {
+        let question = {
+            let mut inner = cell.lock();
+            let is_idle = matches!(inner.fetching, Fetching::Idle { .. });
+            let is_answered = matches!(inner.swarm.status().state, SourceState::Success { .. });
+            let asked_just_now = self.now().since(inner.validated.at()) < DOUBTED_EVERY;
+            if !is_idle || !is_answered || asked_just_now || inner.validated.is_asking() || inner.spec.headers_left_out {
+                return;
+            }
+            let spec = inner.spec.clone();
+            Question::begin(&mut inner, spec).0
+        };
+        self.ask_in_background(cell, question);
+    }
+
+    /// A source that clients were sent to has nothing for them any more: those in its midst are told to leave.
+    pub(super) async fn lose_source(&self, cell: &Cell, generation: Generation, error: OriginError) {
+        let is_as_it_was = {
+            let mut inner = cell.lock();
+            inner.validated = Validated::now(self.now());
+            inner.swarm.status().generation == generation && matches!(inner.fetching, Fetching::Idle { .. })
+        };
+        if is_as_it_was {
+            self.fail(cell, &error.into()).await;
+        }
+    }
+
+    /// Where this client is sent for a piece that comes from the source, if the task's do: to the URL that it named itself.
+    /// Where that is not known any more, to the task's, which is without what is filtered out: a signature of one client is
+    /// nothing for another.
+    pub fn source_url(&self, task: &TaskId, client: &ClientId) -> Option<Arc<str>> {
+        let cell = self.cell(task).ok()?;
+        let inner = cell.lock();
+        if inner.swarm.status().pattern == CdnPattern::Local {
+            return None;
+        }
+        let own = inner.swarm.introduction(client).and_then(|intro| intro.own_url.clone());
+        Some(own.unwrap_or_else(|| cell.spec.task_url.as_str().into()))
+    }
+}
+
+impl Inner {
+    /// Whether a client of this release can become a member as things are.
+    pub(super) fn admits(&self, version: ClientVersion) -> Result<(), CallError> {
+        let status = self.swarm.status();
+        understood(status.pattern, version)?;
+        match (status.pattern, &status.state) {
+            // The length must be known to whoever is sent to the source.
+            (CdnPattern::Source, SourceState::Waiting | SourceState::Running | SourceState::Failed(_)) => {
+                Err(CallError::AskAgain)
+            }
+            (CdnPattern::Source, SourceState::Success { .. }) | (CdnPattern::Local, _) => Ok(()),
+        }
+    }
+}
+
+fn understood(pattern: CdnPattern, version: ClientVersion) -> Result<(), CallError> {
+    match pattern {
+        CdnPattern::Source if !version.understands_source_pattern() => {
+            Err(Refused::Unreachable(NOT_UNDERSTOOD.to_owned()).into())
+        }
+        CdnPattern::Source | CdnPattern::Local => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Failure, Fault};
+    use crate::swarm::{Limits, Swarm};
+
+    #[test]
+    fn nobody_is_let_in_before_the_source_has_told_its_length() {
+        let spec = TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            md5: None,
+            identifier: None,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            headers_left_out: false,
+        };
+        let failed = Failure { fault: Fault::Source, discard: true, reason: "404".into() };
+        let success = SourceState::Success { md5: None, length: 1 };
+        for (pattern, state, admitted) in [
+            (CdnPattern::Source, SourceState::Waiting, false),
+            (CdnPattern::Source, SourceState::Failed(failed), false),
+            (CdnPattern::Source, success, true),
+            (CdnPattern::Local, SourceState::Waiting, true),
+        ] {
+            let status = TaskStatus { length: Some(1), state, ..TaskStatus::waiting(Generation::FIRST, pattern) };
+            let swarm = Swarm::new(spec.id, Limits::default(), status.clone());
+            let cell = Cell::new(Arc::new(spec.clone()), swarm, Probe::Answered, true, crate::domain::Moment(0));
+            let inner = cell.lock();
+            match inner.admits(ClientVersion::parse("1.0.6")) {
+                Ok(()) => assert!(admitted, "{status:?}"),
+                Err(CallError::AskAgain) => assert!(!admitted, "{status:?}"),
+                Err(error) => panic!("{status:?}: {error}"),
+            }
+            let old = inner.admits(ClientVersion::parse("0.4.3"));
+            assert_eq!(old.is_ok(), pattern == CdnPattern::Local, "{status:?}");
+        }
+    }
+}
