@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{FetchError, Throttle};
+use super::FetchError;
+use super::limits::Flow;
+use super::pace::Pace;
 use crate::domain::PieceSize;
 use crate::origin::Answer;
 use crate::pieces::{Slot, SlotBuilder};
@@ -10,7 +12,8 @@ use crate::pieces::{Slot, SlotBuilder};
 /// A body as a run of slots.
 pub(super) struct Body<'a> {
     pub answer: &'a mut Answer,
-    throttle: &'a Throttle,
+    flow: &'a Flow,
+    pace: Pace,
     piece_size: PieceSize,
     pub length: Option<u64>,
     pub received: u64,
@@ -19,8 +22,8 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub fn new(answer: &'a mut Answer, throttle: &'a Throttle, piece_size: PieceSize, length: Option<u64>) -> Self {
-        Self { received: answer.start, answer, throttle, piece_size, length, rest: Bytes::new() }
+    pub fn new(answer: &'a mut Answer, flow: &'a Flow, piece_size: PieceSize, length: Option<u64>) -> Self {
+        Self { received: answer.start, answer, flow, pace: Pace::default(), piece_size, length, rest: Bytes::new() }
     }
 
     /// The next slot, and whether it is the last. Where the length is unknown, a slot is known not to be the last only
@@ -42,9 +45,9 @@ impl<'a> Body<'a> {
             if slot.free() == 0 && (self.length.is_some() || !self.rest.is_empty()) {
                 return Ok((slot.finish(), false));
             }
-            match self.answer.chunk().await? {
+            match self.pace.chunk(self.answer, self.flow.limits().source_rate_min).await? {
                 Some(chunk) => {
-                    self.throttle.take(chunk.len() as u64).await;
+                    self.flow.throttle.take(chunk.len() as u64).await;
                     self.rest = chunk;
                 }
                 None => return Ok((slot.finish(), true)),

@@ -7,6 +7,8 @@
 
 mod body;
 mod download;
+mod limits;
+mod pace;
 mod throttle;
 
 use std::sync::Arc;
@@ -20,7 +22,10 @@ use crate::origin::{Answer, Freshness, OriginError, Part, Source};
 use crate::pieces::{PieceFile, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
-pub use throttle::Throttle;
+use limits::Flow;
+pub use limits::Limits;
+pub use pace::RateMin;
+use throttle::Throttle;
 
 /// Requests in a row that bring no new piece before a download has failed.
 const ATTEMPTS_MAX: u32 = 5;
@@ -93,6 +98,10 @@ pub enum FetchError {
     TooLong(u64),
     #[error("the source sent {sent} bytes and had announced {announced}")]
     Length { sent: u64, announced: u64 },
+    #[error(
+        "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than sourceMinRate: {min_bytes_per_s} bytes a second"
+    )]
+    Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]
     Md5 { found: Md5Digest, expected: String },
     #[error(transparent)]
@@ -112,12 +121,13 @@ impl FetchError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Origin(OriginError::Status(status)) => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } => true,
+            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } | Self::Slow { .. } => true,
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)
                 | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
+                | OriginError::HeadTooLarge
                 | OriginError::RangeIgnored
                 | OriginError::Changed
                 | OriginError::TooLarge
@@ -143,8 +153,8 @@ pub struct Worker {
     waiting: Semaphore,
     /// Bodies that are taken at once.
     bodies: Semaphore,
-    /// How fast they are taken, all together.
-    throttle: Throttle,
+    /// How fast they are taken.
+    flow: Flow,
 }
 
 impl Worker {
@@ -155,14 +165,14 @@ impl Worker {
 
     /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
     /// source must not keep others from being asked.
-    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, throttle: Throttle) -> Self {
+    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, limits: Limits) -> Self {
         let (asks, waiting) = (Semaphore::new(ASKS_MAX), Semaphore::new(WAITING_MAX));
-        Self { source, repository, asks, waiting, bodies: Semaphore::new(bodies_max), throttle }
+        Self { source, repository, asks, waiting, bodies: Semaphore::new(bodies_max), flow: Flow::new(limits) }
     }
 
-    /// How fast bodies are taken.
-    pub const fn throttle(&self) -> &Throttle {
-        &self.throttle
+    /// Keeps to these from now on. What runs already goes on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.flow.set_limits(limits);
     }
 
     async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
@@ -260,7 +270,7 @@ impl Worker {
         let file = Arc::new(blocking(move || repository.create(&task, generation, piece_size)).await?);
         // What comes before a lost piece is passed over, and what comes after the last is not read.
         let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
-        let mut body = Body::new(&mut answer, &self.throttle, piece_size, known.length);
+        let mut body = Body::new(&mut answer, &self.flow, piece_size, known.length);
         loop {
             let start = body.received;
             let (slot, last) = body.next_slot().await?;
@@ -352,7 +362,7 @@ impl Worker {
                 download.file.insert(Arc::new(opened)).clone()
             }
         };
-        let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
+        let body = Body::new(&mut answer, &self.flow, known.piece_size, known.length);
         download.take_body(spec, body, &file, ledger).await
     }
 }

@@ -223,7 +223,9 @@ fn failure_of(error: &FetchError) -> Failure {
         FetchError::Origin(OriginError::Forbidden(_)) | FetchError::Ledger(LedgerError::NoRoom { .. }) => {
             (Fault::Supernode, false)
         }
-        FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Fault::Source, false),
+        FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } | FetchError::Slow { .. } => {
+            (Fault::Source, false)
+        }
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };

@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cdn::{Throttle, Worker};
+use crate::cdn::{self, RateMin, Worker};
 use crate::config::{Config, Home};
 use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
@@ -176,6 +176,14 @@ pub struct Cluster {
     rescued: AtomicBool,
 }
 
+/// What fetching from sources keeps to.
+fn source_limits(config: &Config) -> cdn::Limits {
+    cdn::Limits {
+        rate_bytes_per_s: config.source_rate_bytes_per_s(),
+        source_rate_min: RateMin { bytes_per_s: config.source_min_rate_bytes_per_s, window: config.source_min_rate_window },
+    }
+}
+
 impl Cluster {
     /// Opens the home and rebuilds every swarm from what is stored there, or says why that cannot be used. With
     /// `accept_loss`, a database that lost commits can.
@@ -202,7 +210,7 @@ impl Cluster {
                 Source::new(config.source.clone())?,
                 repository.clone(),
                 config.downloads_max as usize,
-                Throttle::new(config.source_rate_bytes_per_s()),
+                source_limits(&config),
             ),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
@@ -345,7 +353,7 @@ impl Cluster {
 
     /// Takes over another configuration, as far as it can change under way.
     pub fn reconfigure(&self, config: Config) {
-        self.worker.throttle().set_rate(config.source_rate_bytes_per_s());
+        self.worker.set_limits(source_limits(&config));
         *self.config.write() = Arc::new(config);
         self.reconfigured.send_replace(());
         let limits = self.limits();

@@ -44,7 +44,9 @@ impl Refused {
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), true)
             }
-            FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } => (Self::Unreachable(reason), false),
+            FetchError::Origin(_) | FetchError::TooLong(_) | FetchError::Length { .. } | FetchError::Slow { .. } => {
+                (Self::Unreachable(reason), false)
+            }
             FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), false),
         }
     }

@@ -92,6 +92,10 @@ pub struct Config {
     pub downloads_max: u32,
     pub max_bandwidth_bytes_per_s: u64,
     pub system_reserved_bandwidth_bytes_per_s: u64,
+    /// The least that a source must send while it is waited for; 0 for whatever comes.
+    pub source_min_rate_bytes_per_s: u64,
+    /// The time of waiting over which that is judged.
+    pub source_min_rate_window: Duration,
     /// Where sources may be.
     pub source: SourcePolicy,
     /// How often a snapshot is taken; zero for never.
@@ -153,6 +157,8 @@ impl Default for Config {
             downloads_max: 32,
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
+            source_min_rate_bytes_per_s: units::K,
+            source_min_rate_window: Duration::from_mins(1),
             source: SourcePolicy::default(),
             snapshot_interval: Duration::from_hours(1),
             snapshot_keep: 24,

@@ -263,6 +263,23 @@ pub const SETTINGS: &[Setting] = &[
     .at_run_time(),
     Setting::new(
         Group::Sources,
+        "sourceMinRate",
+        "source-min-rate",
+        size(|config| &mut config.source_min_rate_bytes_per_s, 0, LARGEST),
+        "A source that sends less per second, over sourceMinRateWindow of waiting for it, counts as stalled: it is asked again \
+         for the rest, and has failed after five such attempts in a row; 0 for whatever comes.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "sourceMinRateWindow",
+        "source-min-rate-window",
+        duration(|config| &mut config.source_min_rate_window, SHORTEST, LONGEST),
+        "The time over which sourceMinRate is judged. What the supernode's own limits and disk take does not count.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
         "source.allow",
         "source-allow",
         Field::Patterns(|config| &mut config.source.allow),

@@ -7,6 +7,7 @@
 mod content_range;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod head;
 mod reach;
 pub mod registry;
 
@@ -27,8 +28,9 @@ use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a source may be silent before the request counts as stalled.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a source may take to send the head of its answer, redirects included; and from then on, how long it may be
+/// silent. One setting of the library is both.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per host, and for how long: enough for a resumed download, not one for every task.
 const IDLE_CONNECTIONS_PER_HOST: usize = 2;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
@@ -70,6 +72,8 @@ pub enum OriginError {
     HeadersLeftOut,
     #[error("the source cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    #[error("the head of the source's answer is larger than {HEAD_MAX_BYTES} bytes or 100 headers", HEAD_MAX_BYTES = head::HEAD_MAX_BYTES)]
+    HeadTooLarge,
     #[error("the source answered {0}")]
     Status(StatusCode),
     #[error("the source did not honour the range that was asked for")]
@@ -210,8 +214,8 @@ impl Source {
     }
 
     async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
-        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        response.map_err(unreachable_or_forbidden)
+        let response = self.client_for(spec)?.get(url).headers(headers).send().await.map_err(why_unanswered)?;
+        if head::is_too_large(response.headers()) { Err(OriginError::HeadTooLarge) } else { Ok(response) }
     }
 
     /// Reads something small whole, with the headers, certificates and leniency of this source.
@@ -252,7 +256,10 @@ impl Source {
     }
 }
 
-fn unreachable_or_forbidden(error: reqwest::Error) -> OriginError {
+fn why_unanswered(error: reqwest::Error) -> OriginError {
+    if head::was_too_large(&error) {
+        return OriginError::HeadTooLarge;
+    }
     match forbidden_by(&error) {
         Some(forbidden) => OriginError::Forbidden(forbidden),
         None => OriginError::Unreachable(error.without_url()),
@@ -263,7 +270,7 @@ fn builder(policy: &Arc<SourcePolicy>) -> reqwest::ClientBuilder {
     Client::builder()
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
+        .read_timeout(ANSWER_TIMEOUT)
         .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)

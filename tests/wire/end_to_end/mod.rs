@@ -7,6 +7,7 @@ mod dumps;
 mod durability;
 mod lengths;
 mod lifecycle;
+mod limits;
 mod machine;
 mod redirects;
 mod snapshots;
