@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::FetchError;
 use super::limits::Flow;
 use super::pace::Pace;
+use super::throttle::Account;
 use crate::domain::PieceSize;
 use crate::origin::Answer;
 use crate::pieces::{Slot, SlotBuilder};
@@ -14,6 +15,7 @@ pub(super) struct Body<'a> {
     pub answer: &'a mut Answer,
     flow: &'a Flow,
     pace: Pace,
+    taken: Account,
     piece_size: PieceSize,
     pub length: Option<u64>,
     pub received: u64,
@@ -23,7 +25,16 @@ pub(super) struct Body<'a> {
 
 impl<'a> Body<'a> {
     pub fn new(answer: &'a mut Answer, flow: &'a Flow, piece_size: PieceSize, length: Option<u64>) -> Self {
-        Self { received: answer.start, answer, flow, pace: Pace::default(), piece_size, length, rest: Bytes::new() }
+        Self {
+            received: answer.start,
+            answer,
+            flow,
+            pace: Pace::default(),
+            taken: Account::new(),
+            piece_size,
+            length,
+            rest: Bytes::new(),
+        }
     }
 
     /// The next slot, and whether it is the last. Where the length is unknown, a slot is known not to be the last only
@@ -45,9 +56,10 @@ impl<'a> Body<'a> {
             if slot.free() == 0 && (self.length.is_some() || !self.rest.is_empty()) {
                 return Ok((slot.finish(), false));
             }
-            match self.pace.chunk(self.answer, self.flow.limits().source_rate_min).await? {
+            let limits = self.flow.limits();
+            match self.pace.chunk(self.answer, limits.source_rate_min).await? {
                 Some(chunk) => {
-                    self.flow.throttle.take(chunk.len() as u64).await;
+                    self.flow.throttle.take(chunk.len() as u64, &mut self.taken, limits.task_rate_bytes_per_s).await;
                     self.rest = chunk;
                 }
                 None => return Ok((slot.finish(), true)),

@@ -2,13 +2,16 @@
 
 use parking_lot::RwLock;
 
-use super::{RateMin, Throttle};
+use super::{BodiesMax, RateMin, Throttle};
 
 /// How much is fetched at once, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    pub bodies_max: BodiesMax,
     /// All bodies together. Bytes per second; 0 for no limit.
     pub rate_bytes_per_s: u64,
+    /// Each body. Bytes per second; 0 for no limit of its own.
+    pub task_rate_bytes_per_s: u64,
     pub source_rate_min: RateMin,
 }
 

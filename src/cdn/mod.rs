@@ -9,13 +9,13 @@ mod body;
 mod download;
 mod limits;
 mod pace;
+mod places;
 mod throttle;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use md5::Digest;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{Answer, Freshness, OriginError, Part, Source};
@@ -25,15 +25,12 @@ use download::{Download, check_md5};
 use limits::Flow;
 pub use limits::Limits;
 pub use pace::RateMin;
+pub use places::BodiesMax;
+use places::{Places, Size, Visit};
 use throttle::Throttle;
 
 /// Requests in a row that bring no new piece before a download has failed.
 const ATTEMPTS_MAX: u32 = 5;
-/// Sources asked at once.
-const ASKS_MAX: usize = 256;
-/// Answered sources that are kept waiting for somebody to take their bodies, each with a connection. More are asked again
-/// when it is their turn.
-const WAITING_MAX: usize = 256;
 /// Attempts while a registration waits for the first answer, which is not for long.
 const FIRST_ATTEMPTS_MAX: u32 = 3;
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
@@ -146,14 +143,10 @@ impl FetchError {
 pub struct Worker {
     source: Source,
     repository: Arc<Repository>,
-    /// Requests that wait for a source to answer. Never held while waiting for anything else, so that sources that
-    /// nobody has time for do not keep others from being asked.
-    asks: Semaphore,
-    /// Answers that wait for a place to take their bodies.
-    waiting: Semaphore,
-    /// Bodies that are taken at once.
-    bodies: Semaphore,
-    /// How fast they are taken.
+    /// How many are asked and taken at once. Many more sources may be asked than bodies be taken: an answer is short, and
+    /// a slow source must not keep others from being asked.
+    places: Places,
+    /// How fast bodies are taken.
     flow: Flow,
 }
 
@@ -163,24 +156,19 @@ impl Worker {
         &self.source
     }
 
-    /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
-    /// source must not keep others from being asked.
-    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, limits: Limits) -> Self {
-        let (asks, waiting) = (Semaphore::new(ASKS_MAX), Semaphore::new(WAITING_MAX));
-        Self { source, repository, asks, waiting, bodies: Semaphore::new(bodies_max), flow: Flow::new(limits) }
+    pub fn new(source: Source, repository: Arc<Repository>, limits: Limits) -> Self {
+        Self { source, repository, places: Places::new(limits.bodies_max), flow: Flow::new(limits) }
     }
 
     /// Keeps to these from now on. What runs already goes on.
     pub fn set_limits(&self, limits: Limits) {
+        self.places.set_max(limits.bodies_max);
         self.flow.set_limits(limits);
-    }
-
-    async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
-        Ok(places.acquire().await.map_err(|_| LedgerError::Stopping)?)
     }
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
     pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let visit = self.places.visit(&spec.raw_url);
         let mut download = Download::new(start);
         self.rehash(spec, &mut download, ledger).await?;
         if download.is_complete() {
@@ -189,7 +177,7 @@ impl Worker {
         let mut attempts = 0;
         loop {
             let pieces_before = download.digests.len();
-            let error = match self.attempt(spec, &mut download, ledger).await {
+            let error = match self.attempt(spec, &visit, &mut download, ledger).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
@@ -214,8 +202,9 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, OriginError> {
-        // Nobody closes it.
-        let _asking = self.asks.acquire().await;
+        let visit = self.places.visit(&spec.raw_url);
+        // Nobody closes the places.
+        let _asking = visit.ask().await;
         self.source.revalidate(spec, validators, length).await
     }
 
@@ -228,10 +217,11 @@ impl Worker {
         mut lost: Vec<(PieceNumber, PieceDigest)>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
+        let visit = self.places.visit(&spec.raw_url);
         let mut attempts = 0;
         while !lost.is_empty() {
             let lost_before = lost.len();
-            let Err(error) = self.mend_some(spec, generation, known, &mut lost, ledger).await else {
+            let Err(error) = self.mend_some(spec, &visit, generation, known, &mut lost, ledger).await else {
                 attempts = 0;
                 continue;
             };
@@ -249,6 +239,7 @@ impl Worker {
     async fn mend_some(
         &self,
         spec: &TaskSpec,
+        visit: &Visit<'_>,
         generation: Generation,
         known: &Known,
         lost: &mut Vec<(PieceNumber, PieceDigest)>,
@@ -260,7 +251,8 @@ impl Worker {
         let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
         let part = if run_end == first { Part::ALL } else { Part { first, last: Some(run_end - 1) } };
-        let _taking = Self::place(&self.bodies).await?;
+        let left = lost.iter().map(|(_, digest)| u64::from(digest.content_len)).sum();
+        let _taking = visit.body(Size::of(Some(left))).await?;
         let mut answer = self.source.ask(spec, part, &known.validators).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
@@ -322,9 +314,9 @@ impl Worker {
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
-    async fn ask(&self, spec: &TaskSpec, download: &Download) -> Result<Option<Answer>, FetchError> {
+    async fn ask(&self, spec: &TaskSpec, visit: &Visit<'_>, download: &Download) -> Result<Option<Answer>, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let _asking = Self::place(&self.asks).await?;
+        let _asking = visit.ask().await?;
         match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
             Ok(answer) => Ok(Some(answer)),
             Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
@@ -333,21 +325,28 @@ impl Worker {
     }
 
     /// One request and its body.
-    async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let Some(mut answer) = self.ask(spec, download).await? else {
+    async fn attempt(
+        &self,
+        spec: &TaskSpec,
+        visit: &Visit<'_>,
+        download: &mut Download,
+        ledger: &impl Ledger,
+    ) -> Result<Fetched, FetchError> {
+        let Some(mut answer) = self.ask(spec, visit, download).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
             check_md5(spec, &download.hash)?;
             return Ok(download.fetched());
         };
         let mut known = download.learn(&answer, ledger).await?;
-        let _taking = match self.bodies.try_acquire() {
-            Ok(place) => place,
-            Err(_) => match self.waiting.try_acquire() {
-                Ok(_waiting) => Self::place(&self.bodies).await?,
-                Err(_) => {
+        let size = Size::of(known.length.map(|length| length.saturating_sub(download.next_byte())));
+        let _taking = match visit.try_body(size) {
+            Some(place) => place,
+            None => match visit.try_wait() {
+                Some(_waiting) => visit.body(size).await?,
+                None => {
                     drop(answer);
-                    let place = Self::place(&self.bodies).await?;
-                    let Some(again) = self.ask(spec, download).await? else { return Err(OriginError::Changed.into()) };
+                    let place = visit.body(size).await?;
+                    let Some(again) = self.ask(spec, visit, download).await? else { return Err(OriginError::Changed.into()) };
                     known = download.learn(&again, ledger).await?;
                     answer = again;
                     place

@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cdn::{self, RateMin, Worker};
+use crate::cdn::{self, BodiesMax, RateMin, Worker};
 use crate::config::{Config, Home};
 use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
@@ -179,7 +179,9 @@ pub struct Cluster {
 /// What fetching from sources keeps to.
 fn source_limits(config: &Config) -> cdn::Limits {
     cdn::Limits {
+        bodies_max: BodiesMax { all: config.downloads_max as usize, per_host: config.downloads_per_host_max as usize },
         rate_bytes_per_s: config.source_rate_bytes_per_s(),
+        task_rate_bytes_per_s: config.task_max_bandwidth_bytes_per_s,
         source_rate_min: RateMin { bytes_per_s: config.source_min_rate_bytes_per_s, window: config.source_min_rate_window },
     }
 }
@@ -206,12 +208,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             clock: Instant::now(),
             committer: Committer::start(store.clone(), config.durability)?,
-            worker: Worker::new(
-                Source::new(config.source.clone())?,
-                repository.clone(),
-                config.downloads_max as usize,
-                source_limits(&config),
-            ),
+            worker: Worker::new(Source::new(config.source.clone())?, repository.clone(), source_limits(&config)),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),

@@ -1,5 +1,7 @@
 //! Limits on what is fetched: how slow a source may be, and how much of it is fetched at once.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::download;
@@ -64,4 +66,75 @@ async fn what_our_own_limits_take_is_not_held_against_a_source() {
     let downloaded = download(&service, &origin.put("file", File::new(content.clone()))).await;
     assert!(downloaded.content == content, "the file arrived with other bytes");
     assert_eq!(origin.record("file").0.len(), 1, "{}", service.log());
+}
+
+/// A file that goes on and on: what comes is too much for an idle source, and too little to end within a test.
+fn endless(content: &Bytes) -> File {
+    File { rate_bytes_per_s: Some(2000), announced_length: Some(100_000_000), ..File::new(content.clone()) }
+}
+
+/// What nobody knows to be small.
+fn of_unknown_length(content: &Bytes) -> File {
+    File { chunked: true, ..File::new(content.clone()) }
+}
+
+/// Has so many endless files fetched of a source.
+async fn fetch_endless(service: &Service, origin: &Origin, content: &Bytes, count: usize) {
+    for number in 0..count {
+        register(service, &origin.put(&format!("endless-{number}"), endless(content))).await;
+    }
+}
+
+async fn check_arrives(service: &Service, url: &str, content: &Bytes) {
+    let downloaded = download(service, url).await;
+    assert!(downloaded.content == *content, "{url} arrived with other bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_host_leaves_places_to_others_and_more_can_be_given_under_way() {
+    let (slow, other, content) = (Origin::start().await, Origin::start().await, random_content(FILE_BYTES));
+    let service = Service::start_configured("base:\n  downloadsMax: 6\n  downloadsPerHostMax: 3\n  sourceMinRate: 0\n").await;
+    fetch_endless(&service, &slow, &content, 6).await;
+    check_arrives(&service, &other.put("other", of_unknown_length(&content)), &content).await;
+
+    let waiting = slow.put("waiting", of_unknown_length(&content));
+    let task = register(&service, &waiting).await;
+    let stored = async || service.dump().await.piece_md5(&task, 0).map(|_| ());
+    assert_eq!(stored().await, None, "it has no place");
+    service.reconfigure("base:\n  downloadsMax: 20\n  downloadsPerHostMax: 20\n  sourceMinRate: 0\n");
+    eventually("what waited is fetched", stored).await;
+    check_arrives(&service, &waiting, &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_that_hold_their_places_leave_some_to_a_small_one() {
+    let content = random_content(FILE_BYTES);
+    let origins = [Origin::start().await, Origin::start().await, Origin::start().await];
+    let service = Service::start_configured("base:\n  sourceMinRate: 0\n").await;
+    for origin in &origins {
+        fetch_endless(&service, origin, &content, 16).await;
+    }
+    for origin in &origins {
+        check_arrives(&service, &origin.put("small", File::new(content.clone())), &content).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_fetched_no_faster_than_it_may_be_until_that_is_changed() {
+    let (origin, content) = (Origin::start().await, random_content(2_500_000));
+    let service = Service::start_configured("base:\n  taskMaxBandwidth: 1M\n").await;
+    let url = origin.put("limited", File::new(content.clone()));
+    let downloaded = download(&service, &url).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert!(downloaded.took > Duration::from_secs(2), "it took {:?}", downloaded.took);
+
+    // At this rate the test would end before it arrives.
+    service.reconfigure("base:\n  taskMaxBandwidth: 1K\n");
+    eventually("it is changed", async || service.log().contains("taskMaxBandwidth: 1MB → 1KB").then_some(())).await;
+    let task = register(&service, &origin.put("crawling", File::new(content.clone()))).await;
+    service.reconfigure("base:\n  taskMaxBandwidth: 0\n");
+    eventually("it is lifted", async || service.log().contains("taskMaxBandwidth: 1KB → 0").then_some(())).await;
+    let other = origin.put("free", File::new(content.clone()));
+    check_arrives(&service, &other, &content).await;
+    assert!(service.dump().await.piece_md5(&task, 0).is_none(), "what had come was not within the rate");
 }
