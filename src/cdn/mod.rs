@@ -18,7 +18,7 @@ use std::time::Duration;
 use md5::Digest;
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Answer, Freshness, OriginError, Part, Source};
+use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
 use crate::pieces::{PieceFile, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
@@ -54,8 +54,10 @@ pub struct Known {
     pub validators: Validators,
 }
 
-/// Keeps what the worker finds out. Every method returns once it is durable.
+/// Keeps what the worker finds out. Every method that waits returns once it is durable.
 pub trait Ledger: Send + Sync {
+    /// The source wants a token, and one is asked for; or that has ended. Nothing of it is kept.
+    fn authenticating(&self, under_way: bool);
     /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
     fn answered(
         &self,
@@ -117,7 +119,8 @@ impl FetchError {
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Origin(OriginError::Status(status)) => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
+            Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
+            Self::Origin(OriginError::Token(error)) => error.is_passing(),
             Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } | Self::Slow { .. } => true,
             Self::Origin(
                 OriginError::Url
@@ -184,7 +187,7 @@ impl Worker {
             attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
             // A registration waits for a first answer, and a source that is not there says so at once.
             let answered = download.known.is_some();
-            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_)));
+            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
             let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
             if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) {
                 return Err(error);
@@ -253,7 +256,7 @@ impl Worker {
         let part = if run_end == first { Part::ALL } else { Part { first, last: Some(run_end - 1) } };
         let left = lost.iter().map(|(_, digest)| u64::from(digest.content_len)).sum();
         let _taking = visit.body(Size::of(Some(left))).await?;
-        let mut answer = self.source.ask(spec, part, &known.validators).await?;
+        let mut answer = self.source.ask(spec, part, &known.validators, &|_| ()).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
             return Err(OriginError::Changed.into());
@@ -314,10 +317,17 @@ impl Worker {
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
-    async fn ask(&self, spec: &TaskSpec, visit: &Visit<'_>, download: &Download) -> Result<Option<Answer>, FetchError> {
+    async fn ask(
+        &self,
+        spec: &TaskSpec,
+        visit: &Visit<'_>,
+        download: &Download,
+        ledger: &impl Ledger,
+    ) -> Result<Option<Answer>, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
         let _asking = visit.ask().await?;
-        match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
+        let authenticating = |under_way| ledger.authenticating(under_way);
+        match self.source.ask(spec, Part::from(download.next_byte()), &validators, &authenticating).await {
             Ok(answer) => Ok(Some(answer)),
             Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
             Err(error) => Err(error.into()),
@@ -332,7 +342,7 @@ impl Worker {
         download: &mut Download,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        let Some(mut answer) = self.ask(spec, visit, download).await? else {
+        let Some(mut answer) = self.ask(spec, visit, download, ledger).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
             check_md5(spec, &download.hash)?;
             return Ok(download.fetched());
@@ -346,7 +356,9 @@ impl Worker {
                 None => {
                     drop(answer);
                     let place = visit.body(size).await?;
-                    let Some(again) = self.ask(spec, visit, download).await? else { return Err(OriginError::Changed.into()) };
+                    let Some(again) = self.ask(spec, visit, download, ledger).await? else {
+                        return Err(OriginError::Changed.into());
+                    };
                     known = download.learn(&again, ledger).await?;
                     answer = again;
                     place

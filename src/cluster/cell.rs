@@ -101,6 +101,8 @@ pub struct Inner {
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
+    /// The source wants a token, and its token service has not answered.
+    pub authenticating: bool,
     /// Clients whose request is being held, and how to wake them.
     pub held: HashMap<ClientId, Arc<Notify>>,
     /// When a client last spoke of this task or fetched of it, or its source brought something.
@@ -128,6 +130,7 @@ impl Cell {
             stored,
             looking: HashSet::new(),
             put_off: HashMap::new(),
+            authenticating: false,
             held: HashMap::new(),
             used: now,
             idle_before: Duration::ZERO,

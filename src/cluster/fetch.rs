@@ -239,6 +239,10 @@ struct CellLedger<'a> {
 }
 
 impl Ledger for CellLedger<'_> {
+    fn authenticating(&self, under_way: bool) {
+        self.cell.lock().authenticating = under_way;
+    }
+
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
         let size = PieceSize::for_length(length);
         let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));

@@ -40,6 +40,7 @@ impl Refused {
                 OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
                 | OriginError::HeadersLeftOut,
             ) => (Self::NeedsAuth(reason), false),
+            FetchError::Origin(OriginError::Token(error)) if !error.is_passing() => (Self::NeedsAuth(reason), false),
             FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), false),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), true)

@@ -67,7 +67,7 @@ mod tests {
             md5: None,
         };
         let source = Source::new(SourcePolicy::default()).expect("a client");
-        let answer = source.ask(&spec, Part::ALL, &Validators::default()).await;
+        let answer = source.ask(&spec, Part::ALL, &Validators::default(), &|_| ()).await;
         serving.abort();
         answer
     }

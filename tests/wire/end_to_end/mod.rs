@@ -13,6 +13,7 @@ mod redirects;
 mod snapshots;
 mod sources;
 mod swarm;
+mod tokens;
 
 use std::sync::Arc;
 
