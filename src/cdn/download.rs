@@ -110,6 +110,7 @@ impl Download {
         }
         let piece = u32::try_from(self.digests.len()).ok().filter(|piece| *piece < PIECES_MAX).map(PieceNumber);
         let piece = piece.ok_or(FetchError::TooLong(received))?;
+        ledger.storing(slot_bytes(&slot)).await?;
         let slot = Arc::new(slot);
         // Two hashes over the same bytes: on two cores they cost the time of one.
         let (hashed, written) = {
@@ -147,6 +148,11 @@ impl Download {
         });
         if stored == Some(&digest) { Ok(()) } else { Err(OriginError::Changed.into()) }
     }
+}
+
+/// What it takes on the disk; piece sizes are far below what fits.
+fn slot_bytes(slot: &Slot) -> u32 {
+    u32::try_from(slot.bytes().len()).unwrap_or(u32::MAX)
 }
 
 /// A client that knows the content's md5 is never given the last piece of anything else.

@@ -64,6 +64,8 @@ pub trait Ledger: Send + Sync {
         length: Option<u64>,
         validators: Validators,
     ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    /// A piece is about to be written, which takes so many bytes of the disk.
+    fn storing(&self, slot_bytes: u32) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// A piece is on disk and synced.
     fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// A piece that was stored is not as it was.

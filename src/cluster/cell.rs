@@ -101,6 +101,8 @@ pub struct Inner {
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
+    /// Of a source of unknown length, what is about to be on the disk. Bytes.
+    pub coming_bytes: u64,
     /// The source wants a token, and its token service has not answered.
     pub authenticating: bool,
     /// Clients whose request is being held, and how to wake them.
@@ -130,6 +132,7 @@ impl Cell {
             stored,
             looking: HashSet::new(),
             put_off: HashMap::new(),
+            coming_bytes: 0,
             authenticating: false,
             held: HashMap::new(),
             used: now,
@@ -239,6 +242,7 @@ impl Inner {
         let Fetching::Idle { failed } = &self.fetching else { return None };
         let failures = failed.as_ref().map_or(0, |failed| failed.failures);
         self.fetching = Fetching::Underway { failures, asked: Asked::with(&self.spec) };
+        self.coming_bytes = 0;
         Some(self.spec.clone())
     }
 
@@ -294,7 +298,7 @@ impl Inner {
         Cached {
             task: self.task,
             stored_bytes,
-            bytes: if coming { whole_bytes().unwrap_or_default().max(stored_bytes) } else { stored_bytes },
+            bytes: if coming { whole_bytes().unwrap_or_default().max(stored_bytes + self.coming_bytes) } else { stored_bytes },
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.in_use(now),

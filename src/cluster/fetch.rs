@@ -8,7 +8,7 @@ use super::revalidation::Validated;
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus, Validators,
+    Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 use crate::origin::OriginError;
 use crate::swarm::{Effects, Event};
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     async fn fail(&self, cell: &Cell, error: &FetchError) {
-        tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
+        log_failure(&cell.spec.id, error);
         METRICS.cdn_download_failed.inc();
         // What did not fit is in the way of everything else, the database included.
         let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
@@ -153,6 +153,15 @@ impl Cluster {
         // Whoever is woken waits for the same ticket before it is answered.
         cell.wake(effects.openings);
         ticket.durable().await.map_err(|_| LedgerError::Stopping)
+    }
+}
+
+fn log_failure(task: &TaskId, error: &FetchError) {
+    let why = error as &dyn std::error::Error;
+    match error {
+        // The source has no part in it.
+        FetchError::Disk(_) | FetchError::Ledger(_) => tracing::warn!(%task, error = why, "what the source sends cannot be kept"),
+        _ => tracing::warn!(%task, error = why, "source cannot be fetched"),
     }
 }
 
@@ -270,18 +279,23 @@ impl Ledger for CellLedger<'_> {
         Ok(piece_size)
     }
 
+    async fn storing(&self, slot_bytes: u32) -> Result<(), LedgerError> {
+        // A file of unknown length counts piece by piece, each before it is written; any other counts as a whole.
+        if self.cell.lock().swarm.status().length.is_none() {
+            let _turn = self.cluster.make_room(slot_bytes.into()).await?;
+            self.cell.lock().coming_bytes += u64::from(slot_bytes);
+        }
+        Ok(())
+    }
+
     async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
-        let (known, length_known) = {
-            let inner = self.cell.lock();
-            (inner.swarm.digest(piece), inner.swarm.status().length.is_some())
-        };
-        // A file of unknown length counts piece by piece.
-        let turn = if length_known { None } else { self.cluster.make_room(digest.slot_len().into()).await? };
+        let known = self.cell.lock().swarm.digest(piece);
         if known.is_some_and(|known| known != digest) {
             return Err(LedgerError::Contradiction);
         }
         let recorded = self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await;
-        drop(turn);
+        let mut inner = self.cell.lock();
+        inner.coming_bytes = inner.coming_bytes.saturating_sub(digest.slot_len().into());
         recorded
     }
 
