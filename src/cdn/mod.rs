@@ -33,6 +33,10 @@ use throttle::Throttle;
 const ATTEMPTS_MAX: u32 = 5;
 /// Attempts while a registration waits for the first answer, which is not for long.
 const FIRST_ATTEMPTS_MAX: u32 = 3;
+/// What a busy source may ask for (`Retry-After`) between two attempts: while a registration waits, and later. One that asks
+/// for more has failed, and is left alone for as long as it wants.
+const FIRST_RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(400);
 
@@ -118,12 +122,22 @@ impl FetchError {
         matches!(self, Self::Disk(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded))
     }
 
+    /// How long the source wants to be left alone, if it said so.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Origin(OriginError::Busy { retry_after, .. }) => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
             Self::Origin(OriginError::Token(error)) => error.is_passing(),
-            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } | Self::Slow { .. } => true,
+            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Busy { .. })
+            | Self::Length { .. }
+            | Self::Slow { .. } => true,
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)
@@ -191,10 +205,11 @@ impl Worker {
             let answered = download.known.is_some();
             let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
             let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
-            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) {
+            let retry_after_max = if answered { RETRY_AFTER_MAX } else { FIRST_RETRY_AFTER_MAX };
+            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
+            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) || wait > retry_after_max {
                 return Err(error);
             }
-            let wait = backoff(attempts);
             tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
@@ -231,10 +246,11 @@ impl Worker {
                 continue;
             };
             attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
-            if !error.is_passing() || attempts == ATTEMPTS_MAX {
+            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
+            if !error.is_passing() || attempts == ATTEMPTS_MAX || wait > RETRY_AFTER_MAX {
                 return Err(error);
             }
-            tokio::time::sleep(backoff(attempts)).await;
+            tokio::time::sleep(wait).await;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::refusals::wait_after;
+use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{CallError, Refused};
 use crate::domain::{Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
@@ -70,6 +70,7 @@ pub struct LastFailure {
     /// In a row.
     pub failures: u32,
     pub refused: Refused,
+    rest: Rest,
     asked: Asked,
 }
 
@@ -247,19 +248,19 @@ impl Inner {
     }
 
     /// Notes that a download has failed, and that the task stays.
-    pub fn note_failure(&mut self, at: Moment, refused: Refused) {
+    pub fn note_failure(&mut self, at: Moment, refused: Refused, rest: Rest) {
         let (failures, asked) = match &self.fetching {
             Fetching::Underway { failures, asked } => (failures.saturating_add(1), *asked),
             Fetching::Idle { .. } | Fetching::Removed => (1, Asked::with(&self.spec)),
         };
-        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused, asked }) };
+        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused, rest, asked }) };
         self.put_off.clear();
     }
 
     /// The failure for whose sake the source is not asked again yet.
     pub fn resting(&self, now: Moment, longest: Duration) -> Option<&LastFailure> {
         let Fetching::Idle { failed: Some(failed) } = &self.fetching else { return None };
-        (now.since(failed.at) < wait_after(failed.failures, longest)).then_some(failed)
+        (now.since(failed.at) < failed.rest.wait(failed.failures, longest)).then_some(failed)
     }
 
     /// Whether pieces are missing of a source that could be asked.

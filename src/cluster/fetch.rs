@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Probe};
+use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{Cluster, Refused};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
@@ -95,7 +96,7 @@ impl Cluster {
         let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
         let Ok(room) = self.committer.room().await else { return };
         let now = self.now();
-        let (refused, missing) = Refused::of(error);
+        let (refused, rest) = Refused::of(error);
         let mut effects = Effects::default();
         let ticket = {
             let mut tasks = self.tasks.write();
@@ -105,9 +106,9 @@ impl Cluster {
                 // now ends what they have, and one that is gone what nobody has.
                 SourceState::Success { .. }
                     if !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
-                        && (!missing || inner.swarm.is_held_by_peers()) =>
+                        && (rest != Rest::Missing || inner.swarm.is_held_by_peers()) =>
                 {
-                    inner.note_failure(now, refused);
+                    inner.note_failure(now, refused, rest);
                     return;
                 }
                 // Nobody was told of this task: it leaves nothing but the memory of its refusal.
@@ -118,12 +119,12 @@ impl Cluster {
                     // What is in use now may not be in a moment; that has nothing to do with the source.
                     let no_room = matches!(error, FetchError::Ledger(LedgerError::NoRoom { .. }));
                     let longest = if no_room { NO_ROOM_WAIT } else { self.config().fail_access_interval };
-                    self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, longest);
+                    self.refusals.lock().remember(cell.spec.id, refused.clone(), rest, now, longest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     return;
                 }
                 SourceState::Waiting | SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => {
-                    inner.note_failure(now, refused.clone());
+                    inner.note_failure(now, refused.clone(), rest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     // The swarm refuses nothing that its own worker tells.
                     let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error)), &mut effects);

@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod head;
 mod reach;
 pub mod registry;
+mod retry_after;
 mod token;
 
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub enum OriginError {
     HeadTooLarge,
     #[error("the source answered {0}")]
     Status(StatusCode),
+    #[error("the source answered {status} and wants to be asked again in {} s", retry_after.as_secs())]
+    Busy { status: StatusCode, retry_after: Duration },
     #[error("there is no token for the source, which wants one")]
     Token(#[source] TokenError),
     #[error("the source did not honour the range that was asked for")]
@@ -360,7 +363,12 @@ fn read_answer(
                 !asked.is_part() && text(header::CONTENT_RANGE).and_then(|value| parse_unsatisfied(&value)) == Some(part.first);
             return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
         }
-        status => return Err(OriginError::Status(status)),
+        status => {
+            return Err(match retry_after::retry_after(status, response.headers()) {
+                Some(retry_after) => OriginError::Busy { status, retry_after },
+                None => OriginError::Status(status),
+            });
+        }
     };
     if known.contradict(&validators) {
         return Err(OriginError::Changed);

@@ -132,9 +132,11 @@ async fn a_task_is_fetched_no_faster_than_it_may_be_until_that_is_changed() {
     service.reconfigure("base:\n  taskMaxBandwidth: 1K\n");
     eventually("it is changed", async || service.log().contains("taskMaxBandwidth: 1MB → 1KB").then_some(())).await;
     let task = register(&service, &origin.put("crawling", File::new(content.clone()))).await;
+    let few = download(&service, &origin.put("few", File::new(random_content(3000)))).await;
+    assert!(few.took > Duration::from_secs(2), "it took {:?}", few.took);
+    assert!(service.dump().await.piece_md5(&task, 0).is_none(), "what had come was not within the rate");
+
     service.reconfigure("base:\n  taskMaxBandwidth: 0\n");
     eventually("it is lifted", async || service.log().contains("taskMaxBandwidth: 1KB → 0").then_some(())).await;
-    let other = origin.put("free", File::new(content.clone()));
-    check_arrives(&service, &other, &content).await;
-    assert!(service.dump().await.piece_md5(&task, 0).is_none(), "what had come was not within the rate");
+    check_arrives(&service, &origin.put("free", File::new(content.clone())), &content).await;
 }

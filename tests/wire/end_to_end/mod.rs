@@ -1,5 +1,6 @@
 //! Whole stories: clients, a source and a service that is killed, stopped, or given a source that misbehaves.
 
+mod busy;
 mod credentials;
 mod damage;
 mod damaged_home;
