@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{FetchError, Throttle};
+use super::FetchError;
+use super::limits::Flow;
+use super::pace::Pace;
+use super::throttle::Account;
 use crate::domain::PieceSize;
 use crate::origin::Answer;
 use crate::pieces::{HEADER_BYTES, SlotPart};
@@ -30,7 +33,9 @@ pub(super) struct Part {
 /// A body as a run of parts.
 pub(super) struct Body<'a> {
     answer: &'a mut Answer,
-    throttle: &'a Throttle,
+    flow: &'a Flow,
+    pace: Pace,
+    taken: Account,
     pub piece_size: PieceSize,
     pub length: Option<u64>,
     /// The byte of the content up to which it was handed out.
@@ -40,8 +45,17 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub fn new(answer: &'a mut Answer, throttle: &'a Throttle, piece_size: PieceSize, length: Option<u64>) -> Self {
-        Self { received: answer.start, answer, throttle, piece_size, length, rest: Bytes::new() }
+    pub fn new(answer: &'a mut Answer, flow: &'a Flow, piece_size: PieceSize, length: Option<u64>) -> Self {
+        Self {
+            received: answer.start,
+            answer,
+            flow,
+            pace: Pace::default(),
+            taken: Account::new(),
+            piece_size,
+            length,
+            rest: Bytes::new(),
+        }
     }
 
     /// The next part. Where the length is unknown, a slot is known not to be the last only when a byte after it has come.
@@ -54,9 +68,10 @@ impl<'a> Body<'a> {
             if let Some(ends) = self.ends(end)? {
                 return Ok(finish(part, ends));
             }
-            match self.answer.chunk().await? {
+            let limits = self.flow.limits();
+            match self.pace.chunk(self.answer, limits.source_rate_min).await? {
                 Some(chunk) => {
-                    self.throttle.take(chunk.len() as u64).await;
+                    self.flow.throttle.take(chunk.len() as u64, &mut self.taken, limits.task_rate_bytes_per_s).await;
                     self.rest = chunk;
                 }
                 None => match self.length {

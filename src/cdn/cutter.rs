@@ -6,7 +6,7 @@ use md5::{Digest, Md5};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::body::{Ends, Part};
-use super::{FetchError, LedgerError, blocking};
+use super::{FetchError, Ledger, LedgerError, blocking};
 use crate::domain::piece::PIECES_MAX;
 use crate::domain::{PieceDigest, PieceNumber, PieceSize};
 use crate::origin::OriginError;
@@ -60,6 +60,7 @@ impl Cutter<'_> {
         undurable: &'s Semaphore,
         mut parts: mpsc::Receiver<Part>,
         to_record: mpsc::Sender<Cut<'s>>,
+        ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
         let mut piece = first;
         let mut open = None;
@@ -69,6 +70,9 @@ impl Cutter<'_> {
                 None => (self.begin(piece, slot.content())?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
             };
             let compares = (piece as usize) < self.compared.len();
+            if !compares {
+                ledger.storing(slot.bytes().len()).await?;
+            }
             match self.write(writer, Arc::new(slot), ends != Ends::Nothing, !compares).await? {
                 Written::Open(writer) => open = Some((writer, permit)),
                 Written::Whole(digest) if compares => {

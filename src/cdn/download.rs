@@ -83,9 +83,10 @@ impl Download {
         let (to_record, pieces) = mpsc::channel(1);
         let (received, cut, recorded) = tokio::join!(
             receive(&mut body, to_cut),
-            cutter.cut(first, &undurable, parts, to_record),
+            cutter.cut(first, &undurable, parts, to_record, ledger),
             self.record(spec, pieces, file, ledger)
         );
+        ledger.settled();
         // What went wrong last in the line stopped those before it.
         recorded?;
         cut?;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::body::{Body, Ends, Part};
 use super::cutter::{self, Written};
-use super::{ATTEMPTS_MAX, FetchError, Known, Ledger, Worker, backoff, blocking};
+use super::places::{Size, Visit};
+use super::{ATTEMPTS_MAX, FetchError, Known, Ledger, RETRY_AFTER_MAX, Worker, backoff, blocking};
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskSpec};
 use crate::origin::{self, OriginError};
 use crate::pieces::{Slot, SlotWriter};
@@ -19,18 +20,20 @@ impl Worker {
         mut lost: Vec<(PieceNumber, PieceDigest)>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
+        let visit = self.places.visit(&spec.raw_url);
         let mut attempts = 0;
         while !lost.is_empty() {
             let lost_before = lost.len();
-            let Err(error) = self.mend_some(spec, generation, known, &mut lost, ledger).await else {
+            let Err(error) = self.mend_some(spec, &visit, generation, known, &mut lost, ledger).await else {
                 attempts = 0;
                 continue;
             };
             attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
-            if !error.is_passing() || attempts == ATTEMPTS_MAX {
+            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
+            if !error.is_passing() || attempts == ATTEMPTS_MAX || wait > RETRY_AFTER_MAX {
                 return Err(error);
             }
-            tokio::time::sleep(backoff(attempts)).await;
+            tokio::time::sleep(wait).await;
         }
         Ok(())
     }
@@ -40,6 +43,7 @@ impl Worker {
     async fn mend_some(
         &self,
         spec: &TaskSpec,
+        visit: &Visit<'_>,
         generation: Generation,
         known: &Known,
         lost: &mut Vec<(PieceNumber, PieceDigest)>,
@@ -51,8 +55,9 @@ impl Worker {
         let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
         let part = if run_end == first { origin::Part::ALL } else { origin::Part { first, last: Some(run_end - 1) } };
-        let _taking = Self::place(&self.bodies).await?;
-        let mut answer = self.source.ask(spec, part, &known.validators).await?;
+        let left = lost.iter().map(|(_, digest)| u64::from(digest.content_len)).sum();
+        let _taking = visit.body(Size::of(Some(left))).await?;
+        let mut answer = self.source.ask(spec, part, &known.validators, &|_| ()).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
             return Err(OriginError::Changed.into());
@@ -60,7 +65,7 @@ impl Worker {
         let piece_size = known.piece_size;
         // What comes before a lost piece is passed over, and what comes after the last is not read.
         let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
-        let mut body = Body::new(&mut answer, &self.throttle, piece_size, known.length);
+        let mut body = Body::new(&mut answer, &self.flow, piece_size, known.length);
         if known.is_small() {
             return mend_small(body, lost, ledger).await;
         }

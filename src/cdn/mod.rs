@@ -9,7 +9,10 @@
 mod body;
 mod cutter;
 mod download;
+mod limits;
 mod mend;
+mod pace;
+mod places;
 mod probe;
 mod throttle;
 
@@ -17,24 +20,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use md5::Digest;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Answer, Freshness, OriginError, Part, Source};
+use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
 use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES, Slot};
 use body::Body;
 use download::{Download, check_md5};
-pub use throttle::Throttle;
+use limits::Flow;
+pub use limits::Limits;
+pub use pace::RateMin;
+pub use places::BodiesMax;
+use places::{Places, Size, Visit};
+use throttle::Throttle;
 
 /// Requests in a row that bring no new piece before a download has failed.
 const ATTEMPTS_MAX: u32 = 5;
-/// Sources asked at once.
-const ASKS_MAX: usize = 256;
-/// Answered sources that are kept waiting for somebody to take their bodies, each with a connection. More are asked again
-/// when it is their turn.
-const WAITING_MAX: usize = 256;
 /// Attempts while a registration waits for the first answer, which is not for long.
 const FIRST_ATTEMPTS_MAX: u32 = 3;
+/// What a busy source may ask for (`Retry-After`) between two attempts: while a registration waits, and later. One that asks
+/// for more has failed, and is left alone for as long as it wants.
+const FIRST_RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(400);
 
@@ -65,14 +71,20 @@ impl Known {
     }
 }
 
-/// Keeps what the worker finds out. Every method returns once it is durable.
+/// Keeps what the worker finds out. Every method that waits returns once it is durable.
 pub trait Ledger: Send + Sync {
+    /// The source wants a token, and one is asked for; or that has ended. Nothing of it is kept.
+    fn authenticating(&self, under_way: bool);
     /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
     fn answered(
         &self,
         length: Option<u64>,
         validators: Validators,
     ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    /// So many more bytes of a piece are about to be written.
+    fn storing(&self, bytes: usize) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// What was about to be written is stored by now, or will not be.
+    fn settled(&self);
     /// A piece is on disk and synced.
     fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// The only piece of a source that is too small for a file: the ledger keeps it.
@@ -110,6 +122,10 @@ pub enum FetchError {
     TooLong(u64),
     #[error("the source sent {sent} bytes and had announced {announced}")]
     Length { sent: u64, announced: u64 },
+    #[error(
+        "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than sourceMinRate: {min_bytes_per_s} bytes a second"
+    )]
+    Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]
     Md5 { found: Md5Digest, expected: String },
     #[error(transparent)]
@@ -125,16 +141,28 @@ impl FetchError {
         matches!(self, Self::Disk(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded))
     }
 
+    /// How long the source wants to be left alone, if it said so.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Origin(OriginError::Busy { retry_after, .. }) => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Origin(OriginError::Status(status)) => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_)) | Self::Length { .. } => true,
+            Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
+            Self::Origin(OriginError::Token(error)) => error.is_passing(),
+            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Busy { .. })
+            | Self::Length { .. }
+            | Self::Slow { .. } => true,
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)
                 | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
+                | OriginError::HeadTooLarge
                 | OriginError::RangeIgnored
                 | OriginError::LengthUnknown
                 | OriginError::IsPart
@@ -156,15 +184,11 @@ impl FetchError {
 pub struct Worker {
     source: Source,
     repository: Arc<Repository>,
-    /// Requests that wait for a source to answer. Never held while waiting for anything else, so that sources that
-    /// nobody has time for do not keep others from being asked.
-    asks: Semaphore,
-    /// Answers that wait for a place to take their bodies.
-    waiting: Semaphore,
-    /// Bodies that are taken at once.
-    bodies: Semaphore,
-    /// How fast they are taken, all together.
-    throttle: Throttle,
+    /// How many are asked and taken at once. Many more sources may be asked than bodies be taken: an answer is short, and
+    /// a slow source must not keep others from being asked.
+    places: Places,
+    /// How fast bodies are taken.
+    flow: Flow,
 }
 
 impl Worker {
@@ -173,24 +197,19 @@ impl Worker {
         &self.source
     }
 
-    /// Takes at most `bodies_max` bodies at once. Many more sources may be asked at once: an answer is short, and a slow
-    /// source must not keep others from being asked.
-    pub fn new(source: Source, repository: Arc<Repository>, bodies_max: usize, throttle: Throttle) -> Self {
-        let (asks, waiting) = (Semaphore::new(ASKS_MAX), Semaphore::new(WAITING_MAX));
-        Self { source, repository, asks, waiting, bodies: Semaphore::new(bodies_max), throttle }
+    pub fn new(source: Source, repository: Arc<Repository>, limits: Limits) -> Self {
+        Self { source, repository, places: Places::new(limits.bodies_max), flow: Flow::new(limits) }
     }
 
-    /// How fast bodies are taken.
-    pub const fn throttle(&self) -> &Throttle {
-        &self.throttle
-    }
-
-    async fn place(places: &Semaphore) -> Result<SemaphorePermit<'_>, FetchError> {
-        Ok(places.acquire().await.map_err(|_| LedgerError::Stopping)?)
+    /// Keeps to these from now on. What runs already goes on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.places.set_max(limits.bodies_max);
+        self.flow.set_limits(limits);
     }
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
     pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+        let visit = self.places.visit(&spec.raw_url);
         let mut start = start;
         let bytes = start.bytes.take();
         let mut download = Download::new(start);
@@ -201,19 +220,20 @@ impl Worker {
         let mut attempts = 0;
         loop {
             let pieces_before = download.digests.len();
-            let error = match self.attempt(spec, &mut download, ledger).await {
+            let error = match self.attempt(spec, &visit, &mut download, ledger).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
             attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
             // A registration waits for a first answer, and a source that is not there says so at once.
             let answered = download.known.is_some();
-            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_)));
+            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
             let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
-            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) {
+            let retry_after_max = if answered { RETRY_AFTER_MAX } else { FIRST_RETRY_AFTER_MAX };
+            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
+            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) || wait > retry_after_max {
                 return Err(error);
             }
-            let wait = backoff(attempts);
             tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
@@ -226,16 +246,24 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, OriginError> {
-        // Nobody closes it.
-        let _asking = self.asks.acquire().await;
+        let visit = self.places.visit(&spec.raw_url);
+        // Nobody closes the places.
+        let _asking = visit.ask().await;
         self.source.revalidate(spec, validators, length).await
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
-    async fn ask(&self, spec: &TaskSpec, download: &Download) -> Result<Option<Answer>, FetchError> {
+    async fn ask(
+        &self,
+        spec: &TaskSpec,
+        visit: &Visit<'_>,
+        download: &Download,
+        ledger: &impl Ledger,
+    ) -> Result<Option<Answer>, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let _asking = Self::place(&self.asks).await?;
-        match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
+        let _asking = visit.ask().await?;
+        let authenticating = |under_way| ledger.authenticating(under_way);
+        match self.source.ask(spec, Part::from(download.next_byte()), &validators, &authenticating).await {
             Ok(answer) => Ok(Some(answer)),
             Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
             Err(error) => Err(error.into()),
@@ -243,28 +271,37 @@ impl Worker {
     }
 
     /// One request and its body.
-    async fn attempt(&self, spec: &TaskSpec, download: &mut Download, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let Some(mut answer) = self.ask(spec, download).await? else {
+    async fn attempt(
+        &self,
+        spec: &TaskSpec,
+        visit: &Visit<'_>,
+        download: &mut Download,
+        ledger: &impl Ledger,
+    ) -> Result<Fetched, FetchError> {
+        let Some(mut answer) = self.ask(spec, visit, download, ledger).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
             check_md5(spec, &download.hash)?;
             return Ok(download.fetched());
         };
         let mut known = download.learn(&answer, ledger).await?;
-        let _taking = match self.bodies.try_acquire() {
-            Ok(place) => place,
-            Err(_) => match self.waiting.try_acquire() {
-                Ok(_waiting) => Self::place(&self.bodies).await?,
-                Err(_) => {
+        let size = Size::of(known.length.map(|length| length.saturating_sub(download.next_byte())));
+        let _taking = match visit.try_body(size) {
+            Some(place) => place,
+            None => match visit.try_wait() {
+                Some(_waiting) => visit.body(size).await?,
+                None => {
                     drop(answer);
-                    let place = Self::place(&self.bodies).await?;
-                    let Some(again) = self.ask(spec, download).await? else { return Err(OriginError::Changed.into()) };
+                    let place = visit.body(size).await?;
+                    let Some(again) = self.ask(spec, visit, download, ledger).await? else {
+                        return Err(OriginError::Changed.into());
+                    };
                     known = download.learn(&again, ledger).await?;
                     answer = again;
                     place
                 }
             },
         };
-        let body = Body::new(&mut answer, &self.throttle, known.piece_size, known.length);
+        let body = Body::new(&mut answer, &self.flow, known.piece_size, known.length);
         if known.is_small() {
             return download.take_small(spec, body, ledger).await;
         }

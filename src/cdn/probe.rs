@@ -15,10 +15,11 @@ fn unfit(error: OriginError) -> FetchError {
 impl Worker {
     /// Asks what the source has and whether it sends parts of that; again where it failed in a way that may pass.
     pub async fn probe(&self, spec: &TaskSpec) -> Result<Probed, FetchError> {
+        let visit = self.places.visit(&spec.raw_url);
         let mut attempts = 1;
         loop {
             let asked = {
-                let _asking = Self::place(&self.asks).await?;
+                let _asking = visit.ask().await?;
                 self.source.probe(spec).await.map_err(unfit)
             };
             match asked {
@@ -43,8 +44,9 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, OriginError> {
-        // Nobody closes it.
-        let _asking = self.asks.acquire().await;
+        let visit = self.places.visit(&spec.raw_url);
+        // Nobody closes the places.
+        let _asking = visit.ask().await;
         self.source.probe_again(spec, validators, length).await
     }
 }

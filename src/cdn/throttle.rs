@@ -1,7 +1,7 @@
-//! How fast sources are fetched, all together.
+//! How fast sources are fetched: each, and all together.
 //!
-//! Downloads take turns chunk by chunk, first come first served: each gets an equal share of the rate, and a large file
-//! does not keep a small one waiting.
+//! Downloads take turns by equal parts, first come first served: each gets an equal share of the rate however large its
+//! chunks are, and a large file does not keep a small one waiting.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,40 +11,65 @@ use tokio::time::Instant;
 
 /// What may come at once after a pause, as time at the full rate.
 const BURST: Duration = Duration::from_millis(100);
+/// What one download takes before it is the next one's turn. Bytes. A chunk is what was found in a socket: 8 KiB of a slow
+/// source, up to 400 KiB of a fast one.
+const TURN_MAX_BYTES: u64 = 64 * 1024;
+
+/// What was taken at a rate.
+#[derive(Debug)]
+pub(super) struct Account {
+    /// When everything that was taken so far has been paid for.
+    paid_until: Instant,
+}
+
+impl Account {
+    pub fn new() -> Self {
+        Self { paid_until: Instant::now() }
+    }
+
+    /// Takes so many bytes more; tells when they are within the rate.
+    fn take(&mut self, bytes: u64, rate_bytes_per_s: u64) -> Instant {
+        let cost = Duration::from_secs_f64(bytes as f64 / rate_bytes_per_s as f64);
+        let now = Instant::now();
+        self.paid_until = self.paid_until.max(now.checked_sub(BURST).unwrap_or(now)) + cost;
+        self.paid_until
+    }
+}
 
 /// A rate that everybody shares. It can be changed while they do.
 #[derive(Debug)]
-pub struct Throttle {
+pub(super) struct Throttle {
     /// 0 for no limit.
     rate_bytes_per_s: AtomicU64,
-    /// When everything that was taken so far has been paid for.
-    paid_until: Mutex<Instant>,
+    account: Mutex<Account>,
 }
 
 impl Throttle {
     pub fn new(rate_bytes_per_s: u64) -> Self {
-        Self { rate_bytes_per_s: AtomicU64::new(rate_bytes_per_s), paid_until: Mutex::new(Instant::now()) }
+        Self { rate_bytes_per_s: AtomicU64::new(rate_bytes_per_s), account: Mutex::new(Account::new()) }
     }
 
-    /// Holds from the next chunk on; 0 for no limit.
+    /// Holds from the next turn on; 0 for no limit.
     pub fn set_rate(&self, rate_bytes_per_s: u64) {
         self.rate_bytes_per_s.store(rate_bytes_per_s, Ordering::Relaxed);
     }
 
-    /// Returns when so many more bytes are within the rate.
-    pub async fn take(&self, bytes: u64) {
-        let rate = self.rate_bytes_per_s.load(Ordering::Relaxed);
-        if rate == 0 {
-            return;
+    /// Returns when so many more bytes are within the rate, and within that of the one who takes them (0 for no limit).
+    pub async fn take(&self, bytes: u64, own: &mut Account, own_rate_bytes_per_s: u64) {
+        let mut left = bytes;
+        while left > 0 {
+            let part = left.min(TURN_MAX_BYTES);
+            left -= part;
+            // Its own limit first: who waits for that must not be counted among those who take turns.
+            if own_rate_bytes_per_s > 0 {
+                tokio::time::sleep_until(own.take(part, own_rate_bytes_per_s)).await;
+            }
+            let rate = self.rate_bytes_per_s.load(Ordering::Relaxed);
+            if rate > 0 {
+                let due = self.account.lock().take(part, rate);
+                tokio::time::sleep_until(due).await;
+            }
         }
-        let cost = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        let due = {
-            let mut paid_until = self.paid_until.lock();
-            let now = Instant::now();
-            *paid_until = (*paid_until).max(now.checked_sub(BURST).unwrap_or(now)) + cost;
-            *paid_until
-        };
-        tokio::time::sleep_until(due).await;
     }
 }
 
@@ -58,9 +83,13 @@ mod tests {
 
     /// Takes chunks one after the other; tells when the last was within the rate.
     async fn take(throttle: Arc<Throttle>, chunks: u64) -> Duration {
-        let began = Instant::now();
+        take_sized(throttle, chunks, CHUNK, 0).await
+    }
+
+    async fn take_sized(throttle: Arc<Throttle>, chunks: u64, chunk_bytes: u64, own_rate: u64) -> Duration {
+        let (began, mut own) = (Instant::now(), Account::new());
         for _ in 0..chunks {
-            throttle.take(CHUNK).await;
+            throttle.take(chunk_bytes, &mut own, own_rate).await;
         }
         began.elapsed()
     }
@@ -81,6 +110,25 @@ mod tests {
         let took = take(throttle, 5).await;
         assert!(took < Duration::from_millis(1300), "half of the rate for 5 chunks is a second, it took {took:?}");
         large.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_whose_chunks_are_large_gets_no_more_than_others() {
+        let throttle = Arc::new(Throttle::new(10 * CHUNK));
+        let large = tokio::spawn(take_sized(throttle.clone(), 100, 8 * CHUNK, 0));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let took = take(throttle, 10).await;
+        assert!(took < Duration::from_millis(2300), "half of the rate for 10 chunks is two seconds, it took {took:?}");
+        large.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_of_its_own_holds_for_one_and_leaves_the_rest_to_others() {
+        let throttle = Arc::new(Throttle::new(10 * CHUNK));
+        let own = take_sized(throttle.clone(), 10, 2 * CHUNK, 4 * CHUNK);
+        let (own, other) = tokio::join!(own, take(throttle.clone(), 30));
+        assert!(own > Duration::from_millis(4800), "{own:?}");
+        assert!(other < Duration::from_millis(5200), "six of ten are left to the other, it took {other:?}");
     }
 
     #[tokio::test(start_paused = true)]

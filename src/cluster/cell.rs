@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::refusals::wait_after;
+use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{CallError, Refused};
 use crate::domain::{CdnPattern, Change, ClientId, Moment, PieceNumber, TaskId, TaskSpec};
@@ -70,6 +70,7 @@ pub struct LastFailure {
     /// In a row.
     pub failures: u32,
     pub refused: Refused,
+    rest: Rest,
     asked: Asked,
 }
 
@@ -101,6 +102,10 @@ pub struct Inner {
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
+    /// Of a source of unknown length, what is about to be on the disk. Bytes.
+    pub coming_bytes: u64,
+    /// The source wants a token, and its token service has not answered.
+    pub authenticating: bool,
     /// Clients whose request is being held, and how to wake them.
     pub held: HashMap<ClientId, Arc<Notify>>,
     /// When a client last spoke of this task or fetched of it, or its source brought something.
@@ -128,6 +133,8 @@ impl Cell {
             stored,
             looking: HashSet::new(),
             put_off: HashMap::new(),
+            coming_bytes: 0,
+            authenticating: false,
             held: HashMap::new(),
             used: now,
             idle_before: Duration::ZERO,
@@ -236,23 +243,24 @@ impl Inner {
         let Fetching::Idle { failed } = &self.fetching else { return None };
         let failures = failed.as_ref().map_or(0, |failed| failed.failures);
         self.fetching = Fetching::Underway { failures, asked: Asked::with(&self.spec) };
+        self.coming_bytes = 0;
         Some(self.spec.clone())
     }
 
     /// Notes that a download has failed, and that the task stays.
-    pub fn note_failure(&mut self, at: Moment, refused: Refused) {
+    pub fn note_failure(&mut self, at: Moment, refused: Refused, rest: Rest) {
         let (failures, asked) = match &self.fetching {
             Fetching::Underway { failures, asked } => (failures.saturating_add(1), *asked),
             Fetching::Idle { .. } | Fetching::Removed => (1, Asked::with(&self.spec)),
         };
-        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused, asked }) };
+        self.fetching = Fetching::Idle { failed: Some(LastFailure { at, failures, refused, rest, asked }) };
         self.put_off.clear();
     }
 
     /// The failure for whose sake the source is not asked again yet.
     pub fn resting(&self, now: Moment, longest: Duration) -> Option<&LastFailure> {
         let Fetching::Idle { failed: Some(failed) } = &self.fetching else { return None };
-        (now.since(failed.at) < wait_after(failed.failures, longest)).then_some(failed)
+        (now.since(failed.at) < failed.rest.wait(failed.failures, longest)).then_some(failed)
     }
 
     /// Whether pieces are missing of a source that could be asked.
@@ -291,7 +299,11 @@ impl Inner {
         Cached {
             task: self.task,
             stored_bytes,
-            bytes: if coming { status.file_length().unwrap_or_default().max(stored_bytes) } else { stored_bytes },
+            bytes: if coming {
+                status.file_length().unwrap_or_default().max(stored_bytes + self.coming_bytes)
+            } else {
+                stored_bytes
+            },
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.in_use(now),

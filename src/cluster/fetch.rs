@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Probe};
+use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
-    Validators,
+    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId, TaskSpec,
+    TaskStatus, Validators,
 };
 use crate::origin::OriginError;
 use crate::pieces::Slot;
@@ -103,13 +104,13 @@ impl Cluster {
     }
 
     pub(super) async fn fail(&self, cell: &Cell, error: &FetchError) {
-        tracing::warn!(task = %cell.spec.id, error = error as &dyn std::error::Error, "source cannot be fetched");
+        log_failure(&cell.spec.id, error);
         METRICS.cdn_download_failed.inc();
         // What did not fit is in the way of everything else, the database included.
         let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
         let Ok(room) = self.committer.room().await else { return };
         let now = self.now();
-        let (refused, missing) = Refused::of(error);
+        let (refused, rest) = Refused::of(error);
         let mut effects = Effects::default();
         let ticket = {
             let mut tasks = self.tasks.write();
@@ -120,9 +121,9 @@ impl Cluster {
                 SourceState::Success { .. }
                     if inner.swarm.status().pattern == CdnPattern::Local
                         && !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
-                        && (!missing || inner.swarm.is_held_by_peers()) =>
+                        && (rest != Rest::Missing || inner.swarm.is_held_by_peers()) =>
                 {
-                    inner.note_failure(now, refused);
+                    inner.note_failure(now, refused, rest);
                     return;
                 }
                 // Nobody was told of this task: it leaves nothing but the memory of its refusal.
@@ -133,13 +134,13 @@ impl Cluster {
                     // What is in use now may not be in a moment; that has nothing to do with the source.
                     let no_room = matches!(error, FetchError::Ledger(LedgerError::NoRoom { .. }));
                     let longest = if no_room { NO_ROOM_WAIT } else { self.config().fail_access_interval };
-                    self.refusals.lock().remember(cell.spec.id, refused.clone(), missing, now, longest);
+                    self.refusals.lock().remember(cell.spec.id, refused.clone(), rest, now, longest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     return;
                 }
                 SourceState::Waiting | SourceState::Running | SourceState::Success { .. } | SourceState::Failed(_) => {
                     let pattern = inner.swarm.status().pattern;
-                    inner.note_failure(now, refused.clone());
+                    inner.note_failure(now, refused.clone(), rest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     // The swarm refuses nothing that its own worker tells.
                     let _ = inner.swarm.handle(now, Event::SourceFailed(failure_of(error, pattern)), &mut effects);
@@ -175,6 +176,15 @@ impl Cluster {
         // Whoever is woken waits for the same ticket before it is answered.
         cell.wake(effects.openings);
         ticket.durable().await.map_err(|_| LedgerError::Stopping)
+    }
+}
+
+fn log_failure(task: &TaskId, error: &FetchError) {
+    let why = error as &dyn std::error::Error;
+    match error {
+        // The source has no part in it.
+        FetchError::Disk(_) | FetchError::Ledger(_) => tracing::warn!(%task, error = why, "what the source sends cannot be kept"),
+        _ => tracing::warn!(%task, error = why, "source cannot be fetched"),
     }
 }
 
@@ -246,9 +256,11 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
             (Fault::Source, true)
         }
         FetchError::Ledger(LedgerError::NoRoom { .. }) => (Fault::Supernode, false),
-        FetchError::Origin(_) | FetchError::Unfit(_) | FetchError::TooLong(_) | FetchError::Length { .. } => {
-            (Fault::Source, false)
-        }
+        FetchError::Origin(_)
+        | FetchError::Unfit(_)
+        | FetchError::TooLong(_)
+        | FetchError::Length { .. }
+        | FetchError::Slow { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };
@@ -262,6 +274,10 @@ struct CellLedger<'a> {
 }
 
 impl Ledger for CellLedger<'_> {
+    fn authenticating(&self, under_way: bool) {
+        self.cell.lock().authenticating = under_way;
+    }
+
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
         let size = PieceSize::for_length(length);
         let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
@@ -295,18 +311,27 @@ impl Ledger for CellLedger<'_> {
         Ok(piece_size)
     }
 
+    async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
+        // A file of unknown length counts as it is written, and a little before; any other counts as a whole.
+        if self.cell.lock().swarm.status().length.is_none() {
+            let _turn = self.cluster.make_room(bytes as u64).await?;
+            self.cell.lock().coming_bytes += bytes as u64;
+        }
+        Ok(())
+    }
+
+    fn settled(&self) {
+        self.cell.lock().coming_bytes = 0;
+    }
+
     async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
-        let (known, length_known) = {
-            let inner = self.cell.lock();
-            (inner.swarm.digest(piece), inner.swarm.status().length.is_some())
-        };
-        // A file of unknown length counts piece by piece.
-        let turn = if length_known { None } else { self.cluster.make_room(digest.slot_len().into()).await? };
+        let known = self.cell.lock().swarm.digest(piece);
         if known.is_some_and(|known| known != digest) {
             return Err(LedgerError::Contradiction);
         }
         let recorded = self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await;
-        drop(turn);
+        let mut inner = self.cell.lock();
+        inner.coming_bytes = inner.coming_bytes.saturating_sub(digest.slot_len().into());
         recorded
     }
 

@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cdn::{Throttle, Worker};
+use crate::cdn::{self, BodiesMax, RateMin, Worker};
 use crate::config::{Config, Home};
 use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
@@ -179,6 +179,16 @@ pub struct Cluster {
     rescued: AtomicBool,
 }
 
+/// What fetching from sources keeps to.
+fn source_limits(config: &Config) -> cdn::Limits {
+    cdn::Limits {
+        bodies_max: BodiesMax { all: config.downloads_max as usize, per_host: config.downloads_per_host_max as usize },
+        rate_bytes_per_s: config.source_rate_bytes_per_s(),
+        task_rate_bytes_per_s: config.task_max_bandwidth_bytes_per_s,
+        source_rate_min: RateMin { bytes_per_s: config.source_min_rate_bytes_per_s, window: config.source_min_rate_window },
+    }
+}
+
 impl Cluster {
     /// Opens the home and rebuilds every swarm from what is stored there, or says why that cannot be used. With
     /// `accept_loss`, a database that lost commits can.
@@ -201,12 +211,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             clock: Instant::now(),
             committer: Committer::start(store.clone(), config.durability)?,
-            worker: Worker::new(
-                Source::new(config.source.clone())?,
-                repository.clone(),
-                config.downloads_max as usize,
-                Throttle::new(config.source_rate_bytes_per_s()),
-            ),
+            worker: Worker::new(Source::new(config.source.clone())?, repository.clone(), source_limits(&config)),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),
@@ -348,7 +353,7 @@ impl Cluster {
 
     /// Takes over another configuration, as far as it can change under way.
     pub fn reconfigure(&self, config: Config) {
-        self.worker.throttle().set_rate(config.source_rate_bytes_per_s());
+        self.worker.set_limits(source_limits(&config));
         *self.config.write() = Arc::new(config);
         self.reconfigured.send_replace(());
         let limits = self.limits();

@@ -31,23 +31,50 @@ pub enum Refused {
     Ours(String),
 }
 
+/// How long a source is left alone that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It is known not to be there: as long as any.
+    Missing,
+    /// For longer with every failure in a row.
+    Growing,
+    /// The same, and for no less than it asked for.
+    AtLeast(Duration),
+}
+
+impl Rest {
+    /// No longer than the longest.
+    pub fn wait(self, failures: u32, longest: Duration) -> Duration {
+        let grown = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        match self {
+            Self::Missing => longest,
+            Self::Growing => grown.min(longest),
+            Self::AtLeast(least) => grown.max(least).min(longest),
+        }
+    }
+}
+
 impl Refused {
-    /// What a failed first request means for those who wait for it, and whether the URL is known not to be there.
-    pub fn of(error: &FetchError) -> (Self, bool) {
+    /// What a failed first request means for those who wait for it, and when the source may be asked again.
+    pub fn of(error: &FetchError) -> (Self, Rest) {
         let reason = super::fetch::reason(error);
         match error {
             FetchError::Origin(
                 OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
                 | OriginError::HeadersLeftOut,
-            ) => (Self::NeedsAuth(reason), false),
-            FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), false),
+            ) => (Self::NeedsAuth(reason), Rest::Growing),
+            FetchError::Origin(OriginError::Token(error)) if !error.is_passing() => (Self::NeedsAuth(reason), Rest::Growing),
+            FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), Rest::Growing),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
-                (Self::Unreachable(reason), true)
+                (Self::Unreachable(reason), Rest::Missing)
             }
-            FetchError::Origin(_) | FetchError::Unfit(_) | FetchError::TooLong(_) | FetchError::Length { .. } => {
-                (Self::Unreachable(reason), false)
-            }
-            FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), false),
+            FetchError::Origin(OriginError::Busy { retry_after, .. }) => (Self::Unreachable(reason), Rest::AtLeast(*retry_after)),
+            FetchError::Origin(_)
+            | FetchError::Unfit(_)
+            | FetchError::TooLong(_)
+            | FetchError::Length { .. }
+            | FetchError::Slow { .. } => (Self::Unreachable(reason), Rest::Growing),
+            FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), Rest::Growing),
         }
     }
 
@@ -58,11 +85,6 @@ impl Refused {
             Self::Unreachable(_) | Self::Ours(_) => false,
         }
     }
-}
-
-/// How long to wait before asking a source again that failed this often in a row.
-pub fn wait_after(failures: u32, longest: Duration) -> Duration {
-    FIRST_WAIT.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(longest)
 }
 
 #[derive(Debug)]
@@ -82,15 +104,15 @@ impl Refusals {
         self.0.get(task).filter(|remembered| now < remembered.until).map(|remembered| remembered.refused.clone())
     }
 
-    /// Remembers a refusal: one of a missing file for the longest time, any other for one that grows. Whoever comes with
+    /// Remembers a refusal. Whoever comes with
     /// other credentials registers another set of headers, so a want of credentials is not held against the task.
-    pub fn remember(&mut self, task: TaskId, refused: Refused, missing: bool, now: Moment, longest: Duration) {
+    pub fn remember(&mut self, task: TaskId, refused: Refused, rest: Rest, now: Moment, longest: Duration) {
         if refused.is_of_credentials() || (self.0.len() >= REFUSALS_MAX && !self.0.contains_key(&task)) {
             return;
         }
         let failures = self.0.get(&task).map_or(1, |remembered| remembered.failures.saturating_add(1));
-        let wait = if missing { longest } else { wait_after(failures, longest) };
-        self.0.insert(task, Remembered { refused, until: now.after(wait), failures });
+        let until = now.after(rest.wait(failures, longest));
+        self.0.insert(task, Remembered { refused, until, failures });
     }
 
     pub fn forget(&mut self, task: &TaskId) {
@@ -124,21 +146,29 @@ mod tests {
     fn a_missing_file_stays_refused_and_a_passing_failure_does_so_ever_longer() {
         let mut refusals = Refusals::default();
         let unreachable = Refused::Unreachable("503".into());
-        refusals.remember(task(), unreachable.clone(), false, Moment(0), LONGEST);
+        refusals.remember(task(), unreachable.clone(), Rest::Growing, Moment(0), LONGEST);
         assert_eq!(refusals.get(&task(), Moment(999)), Some(unreachable.clone()));
         assert_eq!(refusals.get(&task(), Moment(1000)), None);
-        refusals.remember(task(), unreachable.clone(), false, Moment(1000), LONGEST);
+        refusals.remember(task(), unreachable.clone(), Rest::Growing, Moment(1000), LONGEST);
         assert!(refusals.get(&task(), Moment(2999)).is_some());
-        refusals.remember(task(), unreachable, true, Moment(3000), LONGEST);
+        refusals.remember(task(), unreachable, Rest::Missing, Moment(3000), LONGEST);
         assert!(refusals.get(&task(), Moment(182_999)).is_some());
         refusals.expire(Moment(500_000));
         assert!(refusals.0.is_empty());
     }
 
     #[test]
+    fn a_busy_source_is_left_alone_for_as_long_as_it_wants_within_reason() {
+        let rest = |seconds| Rest::AtLeast(Duration::from_secs(seconds));
+        for (rest, failures, wait) in [(rest(30), 1, 30), (rest(3), 4, 8), (rest(3600), 1, 180), (rest(0), 1, 1)] {
+            assert_eq!(rest.wait(failures, LONGEST), Duration::from_secs(wait), "{rest:?} after {failures}");
+        }
+    }
+
+    #[test]
     fn a_want_of_credentials_is_not_held_against_others() {
         let mut refusals = Refusals::default();
-        refusals.remember(task(), Refused::NeedsAuth("401".into()), false, Moment(0), LONGEST);
+        refusals.remember(task(), Refused::NeedsAuth("401".into()), Rest::Growing, Moment(0), LONGEST);
         assert_eq!(refusals.get(&task(), Moment(1)), None);
     }
 }

@@ -68,6 +68,8 @@ impl Cluster {
                     continue;
                 }
                 Ok(Ok(Probe::Refused(refused))) => return Err(refused.into()),
+                // Whether it may be fetched at all is not known yet.
+                Err(_) if cell.lock().authenticating => return Err(CallError::AskAgain),
                 // The length stays unknown to a client that does not ask again, and to one that has often enough.
                 Err(_) if put_off(&cell, &registration) => return Err(CallError::AskAgain),
                 Ok(Ok(Probe::Answered | Probe::Pending) | Err(_)) | Err(_) => {}

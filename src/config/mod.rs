@@ -81,8 +81,16 @@ pub struct Config {
     pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
+    /// Of those, of one host.
+    pub downloads_per_host_max: u32,
     pub max_bandwidth_bytes_per_s: u64,
     pub system_reserved_bandwidth_bytes_per_s: u64,
+    /// How fast one source is fetched at most; 0 for no limit of its own.
+    pub task_max_bandwidth_bytes_per_s: u64,
+    /// The least that a source must send while it is waited for; 0 for whatever comes.
+    pub source_min_rate_bytes_per_s: u64,
+    /// The time of waiting over which that is judged.
+    pub source_min_rate_window: Duration,
     /// Where sources may be.
     pub source: SourcePolicy,
     /// How often a snapshot is taken; zero for never.
@@ -142,8 +150,12 @@ impl Default for Config {
             fail_access_interval: Duration::from_mins(3),
             revalidate_after: Duration::from_mins(3),
             downloads_max: 32,
+            downloads_per_host_max: 16,
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
+            task_max_bandwidth_bytes_per_s: 0,
+            source_min_rate_bytes_per_s: units::K,
+            source_min_rate_window: Duration::from_mins(1),
             source: SourcePolicy::default(),
             snapshot_interval: Duration::from_hours(1),
             snapshot_keep: 24,

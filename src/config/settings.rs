@@ -245,8 +245,18 @@ pub const SETTINGS: &[Setting] = &[
         "downloadsMax",
         "downloads-max",
         count(|config| &mut config.downloads_max, 1, 10_000),
-        "Sources fetched at once.",
-    ),
+        "Sources fetched at once. A quarter of the places is for files of which at most 16 MiB are missing.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "downloadsPerHostMax",
+        "downloads-per-host-max",
+        count(|config| &mut config.downloads_per_host_max, 1, 10_000),
+        "Sources fetched at once of one scheme, host and port of a URL, so that a slow one leaves places to others; with the same \
+         quarter. Where redirects lead does not count.",
+    )
+    .at_run_time(),
     Setting::new(
         Group::Sources,
         "maxBandwidth",
@@ -261,6 +271,31 @@ pub const SETTINGS: &[Setting] = &[
         "system-bandwidth",
         size(|config| &mut config.system_reserved_bandwidth_bytes_per_s, 0, LARGEST),
         "Bandwidth per second that is left to other programs.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "taskMaxBandwidth",
+        "task-max-bandwidth",
+        size(|config| &mut config.task_max_bandwidth_bytes_per_s, 0, LARGEST),
+        "Bandwidth per second with which the source of one task is fetched at most; 0 for no limit but the one of all together.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "sourceMinRate",
+        "source-min-rate",
+        size(|config| &mut config.source_min_rate_bytes_per_s, 0, LARGEST),
+        "A source that sends less per second, over sourceMinRateWindow of waiting for it, counts as stalled: it is asked again \
+         for the rest, and has failed after five such attempts in a row; 0 for whatever comes.",
+    )
+    .at_run_time(),
+    Setting::new(
+        Group::Sources,
+        "sourceMinRateWindow",
+        "source-min-rate-window",
+        duration(|config| &mut config.source_min_rate_window, SHORTEST, LONGEST),
+        "The time over which sourceMinRate is judged. What the supernode's own limits and disk take does not count.",
     )
     .at_run_time(),
     Setting::new(

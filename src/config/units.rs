@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-const K: u64 = 1024;
+pub const K: u64 = 1024;
 pub const M: u64 = K * K;
 pub const G: u64 = K * M;
 /// Go's durations are signed 64-bit counts of nanoseconds.

@@ -7,9 +7,12 @@
 mod content_range;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod head;
 mod probe;
 mod reach;
 pub mod registry;
+mod retry_after;
+mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +29,14 @@ pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
 pub use probe::Probed;
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
+use token::Challenge;
+pub use token::TokenError;
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a source may be silent before the request counts as stalled.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a source may take to send the head of its answer, redirects included; and from then on, how long it may be
+/// silent. One setting of the library is both.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per host, and for how long: enough for a burst of small files from one host, not one for every task.
 const IDLE_CONNECTIONS_PER_HOST: usize = 16;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
@@ -72,8 +78,14 @@ pub enum OriginError {
     HeadersLeftOut,
     #[error("the source cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    #[error("the head of the source's answer is larger than {HEAD_MAX_BYTES} bytes or 100 headers", HEAD_MAX_BYTES = head::HEAD_MAX_BYTES)]
+    HeadTooLarge,
     #[error("the source answered {0}")]
     Status(StatusCode),
+    #[error("the source answered {status} and wants to be asked again in {} s", retry_after.as_secs())]
+    Busy { status: StatusCode, retry_after: Duration },
+    #[error("there is no token for the source, which wants one")]
+    Token(#[source] TokenError),
     #[error("the source did not honour the range that was asked for")]
     RangeIgnored,
     #[error("the source does not say how long it is")]
@@ -115,10 +127,6 @@ impl Answer {
 #[derive(Debug)]
 pub struct Document {
     pub status: StatusCode,
-    /// What the source wants to see before it answers otherwise.
-    pub challenge: Option<String>,
-    /// Another host answered than the one that was asked.
-    pub redirected: bool,
     pub body: Vec<u8>,
 }
 
@@ -159,7 +167,15 @@ impl Source {
 
     /// Asks for a part of the task's content. Unless that is all of it, `known` guards against mixing two contents; the
     /// body then starts where the part does or, where the source will not or must not be asked for a range, at 0.
-    pub async fn ask(&self, spec: &TaskSpec, part: Part, known: &Validators) -> Result<Answer, OriginError> {
+    ///
+    /// A source that wants a token is given one; `authenticating` is told when that begins and when it ends.
+    pub async fn ask(
+        &self,
+        spec: &TaskSpec,
+        part: Part,
+        known: &Validators,
+        authenticating: &(dyn Fn(bool) + Send + Sync),
+    ) -> Result<Answer, OriginError> {
         let url = parse_url(&spec.raw_url)?;
         check_url(&self.policy, &url)?;
         let asked = RequestedRange::of_task(spec.range());
@@ -176,7 +192,7 @@ impl Source {
         if let Some(validator) = resumable.and_then(|validator| HeaderValue::from_str(validator).ok()) {
             headers.insert(header::IF_RANGE, validator);
         }
-        let response = self.send(spec, url, headers).await?;
+        let response = self.send_with_token(spec, url, headers, authenticating).await?;
         read_answer(response, &asked, range.is_some(), known, asked_part)
     }
 
@@ -201,7 +217,7 @@ impl Source {
         insert(header::RANGE, range.as_deref());
         insert(header::IF_NONE_MATCH, known.etag.as_deref());
         insert(header::IF_MODIFIED_SINCE, known.last_modified.as_deref());
-        let response = self.send(spec, url, headers).await?;
+        let response = self.send_with_token(spec, url, headers, &|_| ()).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(Freshness::Unchanged);
         }
@@ -216,24 +232,54 @@ impl Source {
         }
     }
 
-    async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
-        let response = self.client_for(spec)?.get(url).headers(headers).send().await;
-        response.map_err(unreachable_or_forbidden)
+    /// Asks again with a token where the source wants one, and whoever is asked for brings no other.
+    async fn send_with_token(
+        &self,
+        spec: &TaskSpec,
+        url: Url,
+        mut headers: HeaderMap,
+        authenticating: &(dyn Fn(bool) + Send + Sync),
+    ) -> Result<Response, OriginError> {
+        let response = self.send(spec, url.clone(), headers.clone()).await?;
+        let challenge = Challenge::in_answer(&response, &url).filter(|_| token::may_be_exchanged(spec));
+        let Some(challenge) = challenge else { return Ok(response) };
+        // Its connection is not needed meanwhile.
+        drop(response);
+        authenticating(true);
+        let token = self.token(spec, &challenge).await;
+        authenticating(false);
+        headers.insert(header::AUTHORIZATION, token.map_err(OriginError::Token)?);
+        self.send(spec, url, headers).await
     }
 
-    /// Reads something small whole, with the headers, certificates and leniency of this source.
+    async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
+        let response = self.client_for(spec)?.get(url).headers(headers).send().await.map_err(why_unanswered)?;
+        if head::is_too_large(response.headers()) { Err(OriginError::HeadTooLarge) } else { Ok(response) }
+    }
+
+    /// Reads something small whole, with the headers, certificates and leniency of this source, and with a token where it
+    /// wants one.
     pub async fn read(&self, spec: &TaskSpec, url: &str, accept: &'static str) -> Result<Document, OriginError> {
+        let (url, headers) = self.prepare(spec, url, accept)?;
+        Self::read_body(self.send_with_token(spec, url, headers, &|_| ()).await?).await
+    }
+
+    /// The same of whom a token is asked for.
+    async fn read_without_token(&self, spec: &TaskSpec, url: &str, accept: &'static str) -> Result<Document, OriginError> {
+        let (url, headers) = self.prepare(spec, url, accept)?;
+        Self::read_body(self.send(spec, url, headers).await?).await
+    }
+
+    fn prepare(&self, spec: &TaskSpec, url: &str, accept: &'static str) -> Result<(Url, HeaderMap), OriginError> {
         let url = parse_url(url)?;
         check_url(&self.policy, &url)?;
         let mut headers = client_headers(spec);
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let asked = (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.port_or_known_default());
-        let mut response = self.send(spec, url, headers).await?;
-        let answered = response.url();
-        let answered = (answered.scheme().to_owned(), answered.host_str().map(str::to_owned), answered.port_or_known_default());
-        let redirected = answered != asked;
-        let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok((url, headers))
+    }
+
+    async fn read_body(mut response: Response) -> Result<Document, OriginError> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))? {
             if body.len() + chunk.len() > DOCUMENT_MAX_BYTES {
@@ -241,7 +287,7 @@ impl Source {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Document { status: response.status(), challenge, redirected, body })
+        Ok(Document { status: response.status(), body })
     }
 
     /// Certificates and leniency hold for the task that brought them and for no other.
@@ -259,7 +305,10 @@ impl Source {
     }
 }
 
-fn unreachable_or_forbidden(error: reqwest::Error) -> OriginError {
+fn why_unanswered(error: reqwest::Error) -> OriginError {
+    if head::was_too_large(&error) {
+        return OriginError::HeadTooLarge;
+    }
     match forbidden_by(&error) {
         Some(forbidden) => OriginError::Forbidden(forbidden),
         None => OriginError::Unreachable(error.without_url()),
@@ -270,12 +319,17 @@ fn builder(policy: &Arc<SourcePolicy>) -> reqwest::ClientBuilder {
     Client::builder()
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
+        .read_timeout(ANSWER_TIMEOUT)
         .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         .pool_idle_timeout(IDLE_CONNECTION_LIFE)
         .http1_only()
+}
+
+/// Whether a source that says this may say otherwise in a while.
+pub fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
 }
 
 /// The client's headers without those that are ours. A pair that is no valid header is left out: it cannot be sent.
@@ -323,7 +377,12 @@ fn read_answer(
                 !asked.is_part() && text(header::CONTENT_RANGE).and_then(|value| parse_unsatisfied(&value)) == Some(part.first);
             return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
         }
-        status => return Err(OriginError::Status(status)),
+        status => {
+            return Err(match retry_after::retry_after(status, response.headers()) {
+                Some(retry_after) => OriginError::Busy { status, retry_after },
+                None => OriginError::Status(status),
+            });
+        }
     };
     if known.contradict(&validators) {
         return Err(OriginError::Changed);

@@ -1,6 +1,6 @@
-//! Image registries: what a manifest names, and what a challenge asks for.
+//! Image registries: what a manifest names.
 //!
-//! Source: the OCI distribution and image specifications, and Docker's token authentication. Signatures are not verified
+//! Source: the OCI distribution and image specifications. Signatures are not verified
 //! and digests are not compared here: whoever pulls an image verifies all of it.
 
 use std::collections::HashSet;
@@ -141,53 +141,6 @@ fn checked(digests: Vec<String>, max: usize) -> Result<Vec<String>, ManifestErro
     Ok(once)
 }
 
-/// Where a registry sends for a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Challenge {
-    /// The token server's URL, query and all.
-    pub url: String,
-}
-
-impl Challenge {
-    /// Reads `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.
-    pub fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let mut realm = None;
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        while let Some((name, after)) = rest.split_once('=') {
-            let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
-            let (value, after) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_once(',').unwrap_or((after, "")),
-            };
-            match name.as_str() {
-                "realm" => realm = Some(value.to_owned()),
-                "service" | "scope" => drop(query.append_pair(&name, value)),
-                _ => {}
-            }
-            rest = after;
-        }
-        let realm = realm?;
-        let joint = if realm.contains('?') { '&' } else { '?' };
-        let query = query.finish();
-        Some(Self { url: if query.is_empty() { realm } else { format!("{realm}{joint}{query}") } })
-    }
-}
-
-/// The token in a token server's answer.
-pub fn token_in(bytes: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        token: Option<String>,
-        access_token: Option<String>,
-    }
-    let answer: Answer = serde_json::from_slice(bytes).ok()?;
-    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,22 +191,5 @@ mod tests {
         let many: Vec<_> =
             (0..=BLOBS_MAX).map(|number| serde_json::json!({ "digest": format!("sha256:{number:064x}") })).collect();
         assert_eq!(read(serde_json::json!({ "layers": many })), Err(ManifestError::TooLarge(BLOBS_MAX)));
-    }
-
-    #[test]
-    fn a_challenge_says_where_the_token_is() {
-        let parse = |header: &str| Challenge::parse(header).map(|challenge| challenge.url);
-        assert_eq!(
-            parse(r#"Bearer realm="https://auth.h/token",service="registry.h",scope="repository:a/b:pull,push""#).as_deref(),
-            Some("https://auth.h/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush")
-        );
-        assert_eq!(parse(r#"bearer scope=x, realm="http://h/t?a=1""#).as_deref(), Some("http://h/t?a=1&scope=x"));
-        assert_eq!(parse(r#"Bearer realm="http://h/t""#).as_deref(), Some("http://h/t"));
-        for none in ["", "Bearer", "Bearer service=\"x\"", "Basic realm=\"http://h\"", "Bearer realm=\"http://h"] {
-            assert_eq!(parse(none), None, "{none}");
-        }
-        assert_eq!(token_in(br#"{"token":"a","access_token":"b"}"#).as_deref(), Some("a"));
-        assert_eq!(token_in(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
-        assert_eq!(token_in(br#"{"token":""}"#), None);
     }
 }

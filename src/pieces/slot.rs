@@ -64,6 +64,11 @@ impl SlotPart {
         &self.bytes[self.content_at..self.content_end]
     }
 
+    /// As they are in the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub fn push(&mut self, content: &[u8]) {
         self.bytes.extend_from_slice(content);
         self.content_end = self.bytes.len();

@@ -90,7 +90,8 @@ impl Swarm {
             return false;
         }
         match member.state {
-            ClientState::Running => true,
+            // One that is there asks or reports within the slowest honest fetch; a heartbeat does not speak of this task.
+            ClientState::Running => now.since(member.seen) < lease_life(self.status.piece_size),
             ClientState::Waiting => now.since(member.seen) < ASKS_WITHIN,
             ClientState::Success | ClientState::Fail => false,
         }
@@ -218,6 +219,17 @@ mod tests {
         assert_eq!(expire(&mut swarm, Moment(4).after(SILENCE), &|_| None), []);
         assert_eq!(expire(&mut swarm, Moment(5).after(SILENCE), &|_| None).len(), 1000);
         assert!(swarm.former.is_empty());
+    }
+
+    #[test]
+    fn who_began_and_says_no_more_of_it_is_fetching_for_as_long_as_one_piece_may_take() {
+        let mut swarm = swarm(1);
+        tell(&mut swarm, Moment(0), 0, Report::Started);
+        let over = Moment(0).after(lease_life(PieceSize::DEFAULT));
+        assert_eq!(swarm.fetching(Moment(over.0 - 1)), 1);
+        assert_eq!(swarm.fetching(over), 0);
+        tell(&mut swarm, over, 0, Report::Started);
+        assert_eq!(swarm.fetching(over), 1);
     }
 
     #[test]

@@ -148,7 +148,7 @@ async fn a_piece_that_cannot_be_written_fails_its_task_alone_and_until_there_is_
         .await;
         assert!(!told.msg.contains(scene.stage.home().to_str().expect("UTF-8")), "{error:?}: {told}");
         assert!(scene.stage.faults.failed() > 0, "{error:?}: nothing failed");
-        let sentence = "source cannot be fetched";
+        let sentence = "what the source sends cannot be kept";
         assert_eq!(scene.stage.said().matches(sentence).count(), 1, "{error:?}: told more or less than once");
         let (status, _) = piece_of(scene.addresses.download, &task, 0).await;
         assert!([404, 416].contains(&status), "{error:?}: a piece that is not on disk is served with {status}");

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::cell::{Fetching, Probe};
-use super::{CallError, Cluster, Page, Refused, Window};
+use super::{CallError, Cluster, Page, Window};
 use crate::domain::{
     CdnPattern, Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
 };
@@ -27,8 +27,6 @@ const PREHEATS_MAX: usize = 10_000;
 const RUNNING_MAX: usize = 4;
 /// Tasks of one preheat that are fetched at once.
 const CHILDREN_AT_ONCE: usize = 4;
-/// How often an image is begun anew whose token has expired.
-const ROUNDS_MAX: usize = 8;
 /// How long a registry may take to tell what an image is.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 const REASON_MAX_BYTES: usize = 1024;
@@ -221,17 +219,9 @@ impl Cluster {
             self.change_preheat(job, PreheatState::Running, None).await?;
             let preheat = job.now.lock().preheat.clone();
             tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
-            let mut outcome = self.try_preheat(job, &preheat).await?;
-            for _ in 1..ROUNDS_MAX {
-                // Tokens are good for minutes, and layers may take longer: what is here already costs nothing.
-                if !matches!(&outcome, Err(Unwarmed { for_credentials: true, .. })) || preheat.kind == PreheatKind::File {
-                    break;
-                }
-                outcome = self.try_preheat(job, &preheat).await?;
-            }
-            let state = match outcome {
+            let state = match self.try_preheat(job, &preheat).await? {
                 Ok(()) => PreheatState::Success,
-                Err(Unwarmed { why, .. }) => PreheatState::Failed(shortened(why)),
+                Err(why) => PreheatState::Failed(shortened(why)),
             };
             match &state {
                 PreheatState::Failed(reason) => tracing::warn!(preheat = %preheat.id, reason, "preheat failed"),
@@ -244,15 +234,15 @@ impl Cluster {
     }
 
     /// Finds out what there is to fetch, and fetches it.
-    async fn try_preheat(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<Result<(), Unwarmed>, CommitFailed> {
+    async fn try_preheat(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<Result<(), String>, CommitFailed> {
         // It was taken by a service that kept bytes.
         if self.config().cdn_pattern == CdnPattern::Source {
-            return Ok(Err(Unwarmed { for_credentials: false, why: CallError::NothingKept.to_string() }));
+            return Ok(Err(CallError::NothingKept.to_string()));
         }
         let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.resolve(preheat)).await;
         let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
             Ok(sources) => sources,
-            Err(why) => return Ok(Err(Unwarmed { for_credentials: false, why })),
+            Err(why) => return Ok(Err(why)),
         };
         let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
         self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
@@ -273,32 +263,27 @@ impl Cluster {
     }
 
     /// Fetches all of these. What can be fetched is, even where something cannot.
-    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), Unwarmed> {
+    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), String> {
         let warming = sources.into_iter().map(|source| {
             let cluster = self.clone();
             async move {
                 let warmed = cluster.warm(&source).await;
-                let named = |why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url));
-                warmed.map_err(|unwarmed| Unwarmed { why: named(unwarmed.why), ..unwarmed })
+                warmed.map_err(|why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
             }
         });
-        let outcomes: Vec<Result<(), Unwarmed>> =
+        let outcomes: Vec<Result<(), String>> =
             futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).collect().await;
-        let failed: Vec<Unwarmed> = outcomes.into_iter().filter_map(Result::err).collect();
+        let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
         let Some(first) = failed.first() else { return Ok(()) };
-        let why = match failed.len() - 1 {
-            0 => first.why.clone(),
-            others => format!("{}; and {others} more failed", first.why),
-        };
-        Err(Unwarmed { for_credentials: failed.iter().any(|failed| failed.for_credentials), why })
+        Err(match failed.len() - 1 {
+            0 => first.clone(),
+            others => format!("{first}; and {others} more failed"),
+        })
     }
 
     /// Has a task fetched that nobody registered for, and returns once it is here whole.
-    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), Unwarmed> {
-        let cell = self.cell_for(source).await.map_err(|error| match error {
-            CallError::Refused(refused) => Unwarmed::by(&refused),
-            error => Unwarmed { for_credentials: false, why: error.to_string() },
-        })?;
+    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), String> {
+        let cell = self.cell_for(source).await.map_err(|error| error.to_string())?;
         self.revalidate(&cell, source).await;
         cell.lock().touch(self.now());
         let mut wait = LOOK_FIRST;
@@ -311,19 +296,17 @@ impl Cluster {
                 }
                 match &inner.fetching {
                     // A source that was here whole and lost pieces has not failed; but nobody would ask for them again.
-                    Fetching::Idle { failed: Some(failed) } => return Err(Unwarmed::by(&failed.refused)),
+                    Fetching::Idle { failed: Some(failed) } => return Err(failed.refused.to_string()),
                     Fetching::Removed => {
                         return Err(match &*cell.probe.borrow() {
-                            Probe::Refused(refused) => Unwarmed::by(refused),
-                            Probe::Pending | Probe::Answered => {
-                                Unwarmed { for_credentials: false, why: "its task was deleted".to_owned() }
-                            }
+                            Probe::Refused(refused) => refused.to_string(),
+                            Probe::Pending | Probe::Answered => "its task was deleted".to_owned(),
                         });
                     }
                     Fetching::Idle { failed: None } | Fetching::Underway { .. } => {}
                 }
                 if let Some(failure) = inner.swarm.failure() {
-                    return Err(Unwarmed { for_credentials: false, why: failure.reason.clone() });
+                    return Err(failure.reason.clone());
                 }
             }
             tokio::time::sleep(wait).await;
@@ -374,20 +357,6 @@ impl Preheats {
     }
 }
 
-/// Why a task could not be fetched ahead.
-#[derive(Debug)]
-struct Unwarmed {
-    /// Others may do.
-    for_credentials: bool,
-    why: String,
-}
-
-impl Unwarmed {
-    fn by(refused: &Refused) -> Self {
-        Self { for_credentials: refused.is_of_credentials(), why: refused.to_string() }
-    }
-}
-
 /// A reason is stored and shown; what a registry put into it may be of any length.
 fn shortened(mut reason: String) -> String {
     if reason.len() > REASON_MAX_BYTES {
@@ -405,7 +374,7 @@ fn now_ms() -> u64 {
 }
 
 /// A task of what this source names.
-fn part_of(source: &TaskSpec, url: String, filter: &[String], headers: Vec<(String, String)>) -> TaskSpec {
+fn part_of(source: &TaskSpec, url: String, filter: &[String]) -> TaskSpec {
     let task_url = crate::domain::task::without_filtered(&url, filter);
     let identifier = source.identifier.clone();
     TaskSpec {
@@ -415,7 +384,7 @@ fn part_of(source: &TaskSpec, url: String, filter: &[String], headers: Vec<(Stri
         md5: None,
         identifier,
         // A part of each is none of the image's parts.
-        headers: headers.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("range")).collect(),
+        headers: source.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("range")).cloned().collect(),
         ..source.clone()
     }
 }

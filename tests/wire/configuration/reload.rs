@@ -51,15 +51,19 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     eventually("every piece is stored", all_stored).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (2, 10 * 1024));
 
-    service.reconfigure("base:\n  peerDownLimit: 5\n  linkLimit: 30M\n  downloadsMax: 7\n  advertiseIP: 192.0.2.1\n");
+    service.reconfigure(
+        "base:\n  peerDownLimit: 5\n  linkLimit: 30M\n  downloadsMax: 7\n  snapshotKeep: 7\n  advertiseIP: 192.0.2.1\n",
+    );
     logged(&service, "configuration is reloaded", 1).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 30 * 1024));
     let log = service.log();
-    for line in ["setting changed: peerDownLimit: 2 → 5", "setting changed: linkLimit: 10MB → 30MB"] {
-        assert_eq!(log.matches(line).count(), 1, "{line:?} is not told once");
+    for line in
+        ["peerDownLimit: 2 → 5", "linkLimit: 10MB → 30MB", "downloadsMax: 32 → 7"].map(|line| format!("setting changed: {line}"))
+    {
+        assert_eq!(log.matches(&line).count(), 1, "{line:?} is not told once");
     }
     assert!(!log.contains("setting changed: advertiseIP"), "what a flag says, the file does not change");
-    assert_eq!(log.matches("setting needs a restart to change: downloadsMax: 32 → 7").count(), 1);
+    assert_eq!(log.matches("setting needs a restart to change: snapshotKeep: 24 → 7").count(), 1);
 
     service.reconfigure("base:\n  linkLimit: 40M\n  peerDownLimit: none\n");
     logged(&service, "configuration is not valid and changes nothing", 1).await;
@@ -71,7 +75,7 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     logged(&service, "configuration is reloaded", 2).await;
     let log = service.log();
     let warned = log.lines().filter(|line| line.contains("WARN") && line.contains("nothing gives it any more")).count();
-    assert_eq!(warned, 2, "a file that says nothing any more changes two limits, and a warning tells of each");
+    assert_eq!(warned, 3, "a file that says nothing any more changes three limits, and a warning tells of each");
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 20 * 1024));
     let another = Client::start(&Release::GO_1_0_6).await;
     register(&service, &another, &url).await;

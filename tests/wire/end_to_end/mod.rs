@@ -1,5 +1,6 @@
 //! Whole stories: clients, a source and a service that is killed, stopped, or given a source that misbehaves.
 
+mod busy;
 mod credentials;
 mod damage;
 mod damaged_home;
@@ -7,11 +8,13 @@ mod dumps;
 mod durability;
 mod lengths;
 mod lifecycle;
+mod limits;
 mod machine;
 mod redirects;
 pub mod snapshots;
 mod sources;
 mod swarm;
+mod tokens;
 
 use std::sync::Arc;
 

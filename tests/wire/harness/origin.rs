@@ -35,6 +35,8 @@ pub struct File {
     pub revision: u32,
     /// Answered instead of the file.
     pub status: Option<StatusCode>,
+    /// Says with that when to ask again.
+    pub retry_after: Option<&'static str>,
     /// Answered with 302 instead of the file.
     pub location: Option<String>,
     /// Denies requests that do not bring this `Authorization`.
@@ -77,6 +79,7 @@ impl File {
             content: content.into(),
             revision: 1,
             status: None,
+            retry_after: None,
             location: None,
             authorization: None,
             challenge: None,
@@ -296,7 +299,11 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
     let Some((file, sending)) = files.take(name, request) else { return bare(StatusCode::NOT_FOUND) };
     tokio::time::sleep(file.delay).await;
     if let Some(status) = file.status {
-        return bare(status);
+        let mut response = bare(status);
+        if let Some(wait) = file.retry_after {
+            response.headers_mut().insert("retry-after", http::HeaderValue::from_static(wait));
+        }
+        return response;
     }
     if let Some(location) = &file.location {
         let mut response = bare(StatusCode::FOUND);

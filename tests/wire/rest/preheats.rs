@@ -94,7 +94,8 @@ async fn the_layers_of_an_image_are_fetched_with_a_token_and_for_a_platform() {
         assert!(children.iter().all(|child| child["status"] == "SUCCESS" && child["length"] == 100_001), "{preheat}");
     }
     let blob = format!("v2/team/app/blobs/sha256:{}", "05".repeat(32));
-    assert_eq!(origin.record(&blob).0.len(), 1, "a layer of both platforms was fetched twice");
+    let bodies = origin.record(&blob).0.iter().filter(|seen| seen.body_bytes > 0).count();
+    assert_eq!(bodies, 1, "a layer of both platforms was fetched twice");
     let client = download(&service, &format!("http://{}/{blob}", origin.address())).await;
     assert!(client.content[1..] == layer[..], "the client ended with other bytes");
 

@@ -1,0 +1,219 @@
+//! Tokens for sources that ask for one: Docker's token authentication, as registries have it.
+//!
+//! A token is asked for when the source wants one, used for the request that wanted it, and kept nowhere: one that has
+//! expired by the next request is replaced by then. It is asked for with the credentials that came with the task, or with
+//! none. The service that gives it is named by the source, a stranger: the policy holds for it, and all that it says has a
+//! limit.
+
+use std::time::Duration;
+
+use http::header;
+use http::{HeaderName, HeaderValue, StatusCode};
+use reqwest::Response;
+use serde::Deserialize;
+use url::Url;
+
+use super::{OriginError, Source, parse_url};
+use crate::domain::TaskSpec;
+
+/// How long a token service may take, with all that it says.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// A token is a header of a request, and servers take no longer ones. Bytes.
+const TOKEN_MAX_BYTES: usize = 8 * 1024;
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("the token service answered {0}")]
+    Status(StatusCode),
+    #[error("the token service gave no token")]
+    NoToken,
+    #[error("the token is longer than {TOKEN_MAX_BYTES} bytes")]
+    TooLong,
+    #[error("the token service took longer than {} s", TOKEN_TIMEOUT.as_secs())]
+    Late,
+    #[error("the token service cannot be asked")]
+    NotAsked(#[source] Box<OriginError>),
+}
+
+impl TokenError {
+    /// Whether it is the service that is in trouble, and not whoever asked.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Status(status) => super::is_passing(*status),
+            Self::Late => true,
+            Self::NotAsked(error) => matches!(**error, OriginError::Unreachable(_) | OriginError::Broken(_)),
+            Self::NoToken | Self::TooLong => false,
+        }
+    }
+}
+
+impl Source {
+    /// A token for this source, which asked for one.
+    pub(super) async fn token(&self, spec: &TaskSpec, challenge: &Challenge) -> Result<HeaderValue, TokenError> {
+        let asking = with_credentials_for(spec, challenge);
+        let asked =
+            tokio::time::timeout(TOKEN_TIMEOUT, self.read_without_token(&asking, &challenge.url, "application/json")).await;
+        let document = asked.map_err(|_| TokenError::Late)?.map_err(|error| TokenError::NotAsked(Box::new(error)))?;
+        if document.status != StatusCode::OK {
+            return Err(TokenError::Status(document.status));
+        }
+        let token = token_in(&document.body).ok_or(TokenError::NoToken)?;
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TokenError::NoToken)?;
+        bearer.set_sensitive(true);
+        Ok(bearer)
+    }
+}
+
+/// Whether a token may be asked for in the name of whoever brings these headers: with a password, or with nothing. Whoever
+/// brings a token of its own means that one.
+pub(super) fn may_be_exchanged(spec: &TaskSpec) -> bool {
+    authorizations(spec).all(|value| is_of_scheme(value, "basic"))
+}
+
+fn authorizations(spec: &TaskSpec) -> impl Iterator<Item = &str> {
+    spec.headers.iter().filter(|(name, _)| is(name, &header::AUTHORIZATION)).map(|(_, value)| value.as_str())
+}
+
+fn is(name: &str, header: &HeaderName) -> bool {
+    name.eq_ignore_ascii_case(header.as_str())
+}
+
+fn is_of_scheme(value: &str, scheme: &str) -> bool {
+    value.split_ascii_whitespace().next().is_some_and(|found| found.eq_ignore_ascii_case(scheme))
+}
+
+/// The source's password is for its token service, which is how the protocol has it; over plain HTTP only where the source
+/// itself is asked like that, for a challenge must not be able to lower that. Other headers are for its own host alone.
+fn with_credentials_for(spec: &TaskSpec, challenge: &Challenge) -> TaskSpec {
+    let (source, service) = (parse_url(&spec.raw_url).ok(), parse_url(&challenge.url).ok());
+    let scheme = |url: &Option<Url>| url.as_ref().map(|url| url.scheme().to_owned());
+    let host = |url: &Option<Url>| url.as_ref().and_then(Url::host_str).map(str::to_owned);
+    let is_lowered = scheme(&source).as_deref() == Some("https") && scheme(&service).as_deref() != Some("https");
+    let is_its_own = host(&source) == host(&service);
+    let mut asking = spec.clone();
+    asking.headers.retain(|(name, value)| {
+        // An old token is no credential.
+        let is_sent = if is(name, &header::AUTHORIZATION) { is_of_scheme(value, "basic") } else { is_its_own };
+        is_sent && !is_lowered
+    });
+    asking
+}
+
+/// Where a source sends for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// The token service's URL, query and all.
+    url: String,
+}
+
+impl Challenge {
+    /// What an answer asks for, if it is for a token. Whoever a redirect led to is not the one whose credentials these are.
+    pub fn in_answer(response: &Response, asked: &Url) -> Option<Self> {
+        let is_challenge = response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == asked.origin();
+        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+        challenges.iter().filter(|_| is_challenge).find_map(|value| Self::parse(value.to_str().ok()?))
+    }
+
+    /// Reads `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.
+    fn parse(header: &str) -> Option<Self> {
+        let (scheme, mut rest) = header.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let mut realm = None;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        while let Some((name, after)) = rest.split_once('=') {
+            let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
+            let (value, after) = match after.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"')?,
+                None => after.split_once(',').unwrap_or((after, "")),
+            };
+            match name.as_str() {
+                "realm" => realm = Some(value.to_owned()),
+                "service" | "scope" => drop(query.append_pair(&name, value)),
+                _ => {}
+            }
+            rest = after;
+        }
+        let realm = realm?;
+        let joint = if realm.contains('?') { '&' } else { '?' };
+        let query = query.finish();
+        Some(Self { url: if query.is_empty() { realm } else { format!("{realm}{joint}{query}") } })
+    }
+}
+
+/// The token in a token service's answer.
+fn token_in(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::TaskId;
+
+    #[test]
+    fn a_challenge_says_where_the_token_is() {
+        let parse = |header: &str| Challenge::parse(header).map(|challenge| challenge.url);
+        assert_eq!(
+            parse(r#"Bearer realm="https://auth.h/token",service="registry.h",scope="repository:a/b:pull,push""#).as_deref(),
+            Some("https://auth.h/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush")
+        );
+        assert_eq!(parse(r#"bearer scope=x, realm="http://h/t?a=1""#).as_deref(), Some("http://h/t?a=1&scope=x"));
+        assert_eq!(parse(r#"Bearer realm="http://h/t""#).as_deref(), Some("http://h/t"));
+        for none in ["", "Bearer", "Bearer service=\"x\"", "Basic realm=\"http://h\"", "Bearer realm=\"http://h"] {
+            assert_eq!(parse(none), None, "{none}");
+        }
+        assert_eq!(token_in(br#"{"token":"a","access_token":"b"}"#).as_deref(), Some("a"));
+        assert_eq!(token_in(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
+        assert_eq!(token_in(br#"{"token":""}"#), None);
+    }
+
+    fn spec(url: &str, headers: &[(&str, &str)]) -> TaskSpec {
+        TaskSpec {
+            id: TaskId::derive(url, "", ""),
+            raw_url: url.into(),
+            task_url: url.into(),
+            identifier: None,
+            headers_left_out: false,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            insecure: false,
+            root_cas: Vec::new(),
+            md5: None,
+        }
+    }
+
+    #[test]
+    fn a_password_goes_to_the_token_service_and_nothing_else_does_unless_it_is_the_same_host() {
+        let headers = [("authorization", "BASIC x"), ("Authorization", "Bearer old"), ("Cookie", "y")];
+        let sent = |source: &str, service: &str| {
+            let challenge = Challenge { url: service.into() };
+            let asking = with_credentials_for(&spec(source, &headers), &challenge);
+            asking.headers.into_iter().map(|(_, value)| value).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(sent("https://r/v2/b", "https://r/token"), "BASIC x,y");
+        assert_eq!(sent("https://r/v2/b", "https://auth/token"), "BASIC x");
+        assert_eq!(sent("http://r/v2/b", "http://auth/token"), "BASIC x");
+        assert_eq!(sent("https://r/v2/b", "http://r/token"), "", "a challenge does not lower what protects them");
+        assert_eq!(sent("https://r/v2/b", "no url"), "");
+    }
+
+    #[test]
+    fn a_token_of_ones_own_is_not_overridden() {
+        assert!(may_be_exchanged(&spec("http://h/", &[("Cookie", "Bearer")])));
+        assert!(may_be_exchanged(&spec("http://h/", &[("authorization", "basic x")])));
+        for own in ["Bearer x", "bearer", "", "AWS4-HMAC-SHA256 x", "Basically x"] {
+            assert!(!may_be_exchanged(&spec("http://h/", &[("AUTHORIZATION", own)])), "{own:?}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Limits on what is fetched: how slow a source may be, and how much of it is fetched at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::download;
+use crate::harness::client::{Client, Release, Wanted};
+use crate::harness::eventually;
+use crate::harness::exchange::{self, get};
+use crate::harness::origin::{File, Origin};
+use crate::harness::pieces::random_content;
+use crate::harness::service::Service;
+
+const FILE_BYTES: usize = 5_000_000;
+const SOURCE_ERROR: i64 = 610;
+
+/// A file that comes with some 30 KiB at once and then with a few bytes a second.
+fn dripping(content: &Bytes) -> File {
+    File { rate_bytes_per_s: Some(100), ..File::new(content.clone()) }
+}
+
+/// Registers a client; tells the task.
+async fn register(service: &Service, url: &str) -> String {
+    let client = Client::start(&Release::GO_1_0_6).await;
+    let answer = client.register(service.api(), &Wanted::url(url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert_eq!(answer.code, 200, "{answer}");
+    answer.data["taskId"].as_str().expect("a task id").to_owned()
+}
+
+/// What the service says of a task's source once it has failed.
+async fn failure(service: &Service, task: &str) -> String {
+    eventually("the task has failed", async || {
+        let question = format!("/peer/task?taskId={task}&srcCid=somebody&status=700&result=502");
+        let answer = exchange::ask(service.api(), get(&question)).await;
+        (answer.code == SOURCE_ERROR).then(|| answer.msg.clone())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_drip_do_not_hold_the_places_of_others() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let settings = "base:\n  downloadsMax: 2\n  sourceMinRate: 1M\n  sourceMinRateWindow: 1s\n";
+    let service = Service::start_configured(settings).await;
+    let mut tasks = Vec::new();
+    for name in ["one", "two"] {
+        tasks.push(register(&service, &origin.put(name, dripping(&content))).await);
+    }
+    let whole = origin.put("whole", File::new(content.clone()));
+    let downloaded = download(&service, &whole).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    for (name, task) in ["one", "two"].into_iter().zip(tasks) {
+        let reason = failure(&service, &task).await;
+        assert!(reason.contains("while it was waited for 1 s, which is less than sourceMinRate: 1048576"), "{reason}");
+        assert_eq!(origin.record(name).0.len(), 5, "it is asked again, and not for ever");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_our_own_limits_take_is_not_held_against_a_source() {
+    let (origin, content) = (Origin::start().await, random_content(400_000));
+    // What is left is 64 KiB a second, a hundredth of what sources must send.
+    let settings = "base:\n  maxBandwidth: 1M\n  systemReservedBandwidth: 1M\n  sourceMinRate: 6M\n  sourceMinRateWindow: 1s\n";
+    let service = Service::start_configured(settings).await;
+    let downloaded = download(&service, &origin.put("file", File::new(content.clone()))).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert_eq!(origin.record("file").0.len(), 1, "{}", service.log());
+}
+
+/// A file that goes on and on: what comes is too much for an idle source, and too little to end within a test.
+fn endless(content: &Bytes) -> File {
+    File { rate_bytes_per_s: Some(2000), announced_length: Some(100_000_000), ..File::new(content.clone()) }
+}
+
+/// What nobody knows to be small.
+fn of_unknown_length(content: &Bytes) -> File {
+    File { chunked: true, ..File::new(content.clone()) }
+}
+
+/// Has so many endless files fetched of a source.
+async fn fetch_endless(service: &Service, origin: &Origin, content: &Bytes, count: usize) {
+    for number in 0..count {
+        register(service, &origin.put(&format!("endless-{number}"), endless(content))).await;
+    }
+}
+
+async fn check_arrives(service: &Service, url: &str, content: &Bytes) {
+    let downloaded = download(service, url).await;
+    assert!(downloaded.content == *content, "{url} arrived with other bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_host_leaves_places_to_others_and_more_can_be_given_under_way() {
+    let (slow, other, content) = (Origin::start().await, Origin::start().await, random_content(FILE_BYTES));
+    let service = Service::start_configured("base:\n  downloadsMax: 6\n  downloadsPerHostMax: 3\n  sourceMinRate: 0\n").await;
+    fetch_endless(&service, &slow, &content, 6).await;
+    check_arrives(&service, &other.put("other", of_unknown_length(&content)), &content).await;
+
+    let waiting = slow.put("waiting", of_unknown_length(&content));
+    let task = register(&service, &waiting).await;
+    let stored = async || service.dump().await.piece_md5(&task, 0).map(|_| ());
+    assert_eq!(stored().await, None, "it has no place");
+    service.reconfigure("base:\n  downloadsMax: 20\n  downloadsPerHostMax: 20\n  sourceMinRate: 0\n");
+    eventually("what waited is fetched", stored).await;
+    check_arrives(&service, &waiting, &content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_that_hold_their_places_leave_some_to_a_small_one() {
+    let content = random_content(FILE_BYTES);
+    let origins = [Origin::start().await, Origin::start().await, Origin::start().await];
+    let service = Service::start_configured("base:\n  sourceMinRate: 0\n").await;
+    for origin in &origins {
+        fetch_endless(&service, origin, &content, 16).await;
+    }
+    for origin in &origins {
+        check_arrives(&service, &origin.put("small", File::new(content.clone())), &content).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_fetched_no_faster_than_it_may_be_until_that_is_changed() {
+    let (origin, content) = (Origin::start().await, random_content(2_500_000));
+    let service = Service::start_configured("base:\n  taskMaxBandwidth: 1M\n").await;
+    let url = origin.put("limited", File::new(content.clone()));
+    let downloaded = download(&service, &url).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert!(downloaded.took > Duration::from_secs(2), "it took {:?}", downloaded.took);
+
+    // At this rate the test would end before it arrives.
+    service.reconfigure("base:\n  taskMaxBandwidth: 1K\n");
+    eventually("it is changed", async || service.log().contains("taskMaxBandwidth: 1MB → 1KB").then_some(())).await;
+    let task = register(&service, &origin.put("crawling", File::new(content.clone()))).await;
+    let few = download(&service, &origin.put("few", File::new(random_content(3000)))).await;
+    assert!(few.took > Duration::from_secs(2), "it took {:?}", few.took);
+    assert!(service.dump().await.piece_md5(&task, 0).is_none(), "what had come was not within the rate");
+
+    service.reconfigure("base:\n  taskMaxBandwidth: 0\n");
+    eventually("it is lifted", async || service.log().contains("taskMaxBandwidth: 1KB → 0").then_some(())).await;
+    check_arrives(&service, &origin.put("free", File::new(content.clone())), &content).await;
+}
