@@ -39,6 +39,10 @@ impl Download {
         known.length.map_or(last.content_len < known.piece_size.content_bytes(), |length| length == self.next_byte())
     }
 
+    pub fn has_known_length(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.length.is_some())
+    }
+
     pub fn fetched(&self) -> Fetched {
         Fetched { md5: Md5Digest(self.hash.clone().finalize().into()), length: self.next_byte() }
     }

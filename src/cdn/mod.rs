@@ -317,7 +317,9 @@ impl Worker {
         let _asking = Self::place(&self.asks).await?;
         match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
             Ok(answer) => Ok(Some(answer)),
-            Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
+            Err(OriginError::AtEnd) if !download.digests.is_empty() && !download.has_known_length() => Ok(None),
+            // What was announced as longer has become shorter.
+            Err(OriginError::AtEnd) => Err(OriginError::Changed.into()),
             Err(error) => Err(error.into()),
         }
     }

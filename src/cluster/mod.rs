@@ -199,7 +199,7 @@ impl Cluster {
             clock: Instant::now(),
             committer: Committer::start(store.clone(), config.durability)?,
             worker: Worker::new(
-                Source::new(config.source.clone())?,
+                Source::new(config.source.clone(), config.source_idle_timeout)?,
                 repository.clone(),
                 config.downloads_max as usize,
                 Throttle::new(config.source_rate_bytes_per_s()),

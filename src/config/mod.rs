@@ -90,6 +90,8 @@ pub struct Config {
     pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
+    /// How long a source may be silent before a request counts as stalled.
+    pub source_idle_timeout: Duration,
     pub max_bandwidth_bytes_per_s: u64,
     pub system_reserved_bandwidth_bytes_per_s: u64,
     /// Where sources may be.
@@ -151,6 +153,7 @@ impl Default for Config {
             fail_access_interval: Duration::from_mins(3),
             revalidate_after: Duration::from_mins(3),
             downloads_max: 32,
+            source_idle_timeout: Duration::from_secs(30),
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
             source: SourcePolicy::default(),

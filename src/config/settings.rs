@@ -247,6 +247,13 @@ pub const SETTINGS: &[Setting] = &[
     ),
     Setting::new(
         Group::Sources,
+        "sourceIdleTimeout",
+        "source-idle-timeout",
+        duration(|config| &mut config.source_idle_timeout, SHORTEST, LONGEST),
+        "How long a source may be silent, in its headers or its body, before it is asked again for the rest.",
+    ),
+    Setting::new(
+        Group::Sources,
         "maxBandwidth",
         "max-bandwidth",
         size(|config| &mut config.max_bandwidth_bytes_per_s, M, LARGEST),

@@ -27,8 +27,6 @@ use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a source may be silent before the request counts as stalled.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per host, and for how long: enough for a resumed download, not one for every task.
 const IDLE_CONNECTIONS_PER_HOST: usize = 2;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
@@ -127,6 +125,8 @@ pub enum Freshness {
 pub struct Source {
     client: Client,
     policy: Arc<SourcePolicy>,
+    /// How long a source may be silent before a request counts as stalled.
+    idle_timeout: Duration,
 }
 
 /// Checks that a text is a URL that can be fetched at all.
@@ -144,10 +144,10 @@ pub fn parse_url(text: &str) -> Result<Url, OriginError> {
 }
 
 impl Source {
-    /// Asks only what the policy allows.
-    pub fn new(policy: SourcePolicy) -> Result<Self, reqwest::Error> {
+    /// Asks only what the policy allows, and gives a request up when the source is silent for so long.
+    pub fn new(policy: SourcePolicy, idle_timeout: Duration) -> Result<Self, reqwest::Error> {
         let policy = Arc::new(policy);
-        Ok(Self { client: builder(&policy).build()?, policy })
+        Ok(Self { client: builder(&policy, idle_timeout).build()?, policy, idle_timeout })
     }
 
     /// Asks for a part of the task's content. Unless that is all of it, `known` guards against mixing two contents; the
@@ -242,7 +242,7 @@ impl Source {
         if !spec.insecure && spec.root_cas.is_empty() {
             return Ok(self.client.clone());
         }
-        let mut builder = builder(&self.policy).tls_danger_accept_invalid_certs(spec.insecure);
+        let mut builder = builder(&self.policy, self.idle_timeout).tls_danger_accept_invalid_certs(spec.insecure);
         for pem in &spec.root_cas {
             for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)? {
                 builder = builder.add_root_certificate(certificate);
@@ -259,11 +259,11 @@ fn unreachable_or_forbidden(error: reqwest::Error) -> OriginError {
     }
 }
 
-fn builder(policy: &Arc<SourcePolicy>) -> reqwest::ClientBuilder {
+fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::ClientBuilder {
     Client::builder()
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
+        .read_timeout(idle_timeout)
         .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)

@@ -1,4 +1,4 @@
-//! A source on loopback: an HTTP server that behaves well, or badly in a way that a test asks for, and counts.
+//! An HTTP server with files that behave well, or badly in a way that a test asks for.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
