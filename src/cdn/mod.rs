@@ -118,6 +118,8 @@ impl FetchError {
                 | OriginError::Forbidden(_)
                 | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
+                | OriginError::NoCertificate
+                | OriginError::Coded
                 | OriginError::RangeIgnored
                 | OriginError::Changed
                 | OriginError::TooLarge

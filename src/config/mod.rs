@@ -90,7 +90,7 @@ pub struct Config {
     pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
-    /// How long a source may be silent before a request counts as stalled.
+    /// How long a source may take for its headers, and how long it may be silent then.
     pub source_idle_timeout: Duration,
     pub max_bandwidth_bytes_per_s: u64,
     pub system_reserved_bandwidth_bytes_per_s: u64,

@@ -250,7 +250,7 @@ pub const SETTINGS: &[Setting] = &[
         "sourceIdleTimeout",
         "source-idle-timeout",
         duration(|config| &mut config.source_idle_timeout, SHORTEST, LONGEST),
-        "How long a source may be silent, in its headers or its body, before it is asked again for the rest.",
+        "How long a source may take for all of its headers, and how long it may then be silent, before the attempt has failed.",
     ),
     Setting::new(
         Group::Sources,

@@ -61,6 +61,8 @@ pub enum OriginError {
     Forbidden(#[from] Forbidden),
     #[error("the certificates that came with the task cannot be used")]
     Certificates(#[source] reqwest::Error),
+    #[error("what came with the task as certificates holds none")]
+    NoCertificate,
     /// Not asked at all: what it says to a request without them may be another file.
     #[error(
         "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
@@ -70,6 +72,8 @@ pub enum OriginError {
     Unreachable(#[source] reqwest::Error),
     #[error("the source answered {0}")]
     Status(StatusCode),
+    #[error("the source sent its bytes in a transfer coding that nobody asked for")]
+    Coded,
     #[error("the source did not honour the range that was asked for")]
     RangeIgnored,
     #[error("the source has changed")]
@@ -125,7 +129,7 @@ pub enum Freshness {
 pub struct Source {
     client: Client,
     policy: Arc<SourcePolicy>,
-    /// How long a source may be silent before a request counts as stalled.
+    /// How long a source may take for its headers, and how long it may be silent then.
     idle_timeout: Duration,
 }
 
@@ -144,7 +148,7 @@ pub fn parse_url(text: &str) -> Result<Url, OriginError> {
 }
 
 impl Source {
-    /// Asks only what the policy allows, and gives a request up when the source is silent for so long.
+    /// Asks only what the policy allows, and gives a request up when the headers take longer, or the source is silent for so long.
     pub fn new(policy: SourcePolicy, idle_timeout: Duration) -> Result<Self, reqwest::Error> {
         let policy = Arc::new(policy);
         Ok(Self { client: builder(&policy, idle_timeout).build()?, policy, idle_timeout })
@@ -244,7 +248,11 @@ impl Source {
         }
         let mut builder = builder(&self.policy, self.idle_timeout).tls_danger_accept_invalid_certs(spec.insecure);
         for pem in &spec.root_cas {
-            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)? {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)?;
+            if certificates.is_empty() {
+                return Err(OriginError::NoCertificate);
+            }
+            for certificate in certificates {
                 builder = builder.add_root_certificate(certificate);
             }
         }
@@ -285,6 +293,14 @@ fn client_headers(spec: &TaskSpec) -> HeaderMap {
     headers
 }
 
+/// Whether what is sent is not the content itself but a coding of it, which nobody undoes: all but chunks. What a file is
+/// kept in (`Content-Encoding`) is its own affair.
+fn is_coded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 fn read_answer(
     response: Response,
     asked: &RequestedRange,
@@ -313,6 +329,9 @@ fn read_answer(
     };
     if known.contradict(&validators) {
         return Err(OriginError::Changed);
+    }
+    if is_coded(response.headers()) {
+        return Err(OriginError::Coded);
     }
     let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
     Ok(Answer { length, start, to_the_end, validators, body: response })

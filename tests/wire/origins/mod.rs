@@ -3,6 +3,7 @@
 mod answers;
 mod bodies;
 mod case;
+mod crowd;
 mod framing;
 mod ranges;
 mod redirects;
@@ -18,11 +19,6 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::harness::client::{Client, Release, Wanted};
-use crate::harness::eventually;
-use crate::harness::exchange::{self, get};
-use crate::harness::origin::{File, Origin};
-use crate::harness::pieces::random_content;
 use crate::harness::service::Service;
 use case::{Case, Group};
 

@@ -4,7 +4,16 @@ use super::answers::{bare, small_file, whole};
 use super::case::{Case, Group, case, small};
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
+use crate::harness::origin::tls::self_signed_acceptor;
 
+/// Where clouds hand out credentials, however it is written.
+pub const METADATA: [&str; 5] = [
+    "http://169.254.169.254/latest/meta-data/",
+    "http://[::ffff:169.254.169.254]/latest/meta-data/",
+    "http://2852039166/latest/meta-data/",
+    "http://0xa9fea9fe/latest/meta-data/",
+    "http://[fe80::1]/",
+];
 const DENYING: &str = "base: {source: {deny: ['*.internal.example', localhost]}}\n";
 
 pub fn group() -> Group {
@@ -38,6 +47,10 @@ fn followed() -> Vec<Case> {
             let headers = ["Authorization: Bearer secret", "Cookie: a=secret", "X-Harmless: yes"].map(str::to_owned);
             Wanted { headers: headers.into(), ..wanted }
         }),
+        case("moved from https to http", |asked| to("302 Found", &format!("http://{}/file", asked.elsewhere)))
+            .tls(self_signed_acceptor())
+            .elsewhere(|_| small_file())
+            .asked(|wanted| Wanted { insecure: true, ..wanted }),
         case("moved within the same host: it is given the headers with credentials again", |asked| {
             match (asked.target(), asked.header("authorization")) {
                 ("/file", Some(_)) => to("302 Found", "/moved"),
@@ -66,11 +79,11 @@ fn chains() -> Vec<Case> {
 }
 
 fn forbidden() -> Vec<Case> {
-    let mut cases = vec![
-        leading("redirects to the metadata of a cloud", "302 Found", "http://169.254.169.254/latest/meta-data/"),
-        leading("redirects to the metadata of a cloud, spelt as a number", "302 Found", "http://2852039166/latest/"),
-        leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING),
-    ];
+    let mut cases: Vec<Case> = METADATA
+        .into_iter()
+        .map(|forbidden| leading(&format!("redirects to where clouds keep metadata, {forbidden}"), "302 Found", forbidden))
+        .collect();
+    cases.push(leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING));
     for scheme in ["ftp://127.0.0.1/file", "file:///etc/passwd", "gopher://127.0.0.1/", "data:text/plain,abc"] {
         let shown = scheme.split(':').next().unwrap_or_default();
         cases.push(leading(&format!("redirects to {shown}:"), "302 Found", scheme));

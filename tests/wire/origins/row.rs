@@ -15,6 +15,8 @@ use crate::harness::service::Service;
 
 /// Sentences are shown up to here. Characters.
 const SENTENCE_MAX: usize = 200;
+/// What follows these in a sentence is another every time, or on every machine.
+const BEFORE_WHAT_VARIES: [&str; 3] = ["certificate expired", "failed to lookup address information", "Connection refused"];
 
 /// Has a client register for the source's file and download it, and tells what came of it.
 pub async fn observe(case: &Case, service: &Service) -> String {
@@ -128,6 +130,9 @@ fn plain(text: &str, known: &[Option<SocketAddr>]) -> String {
     let mut text = text.replace('|', "\\|");
     for address in known.iter().flatten() {
         text = text.replace(&address.to_string(), "HOST").replace(&format!(":{}", address.port()), ":PORT");
+    }
+    if let Some(end) = BEFORE_WHAT_VARIES.iter().find_map(|sign| Some(text.find(sign)? + sign.len())) {
+        return format!("{}…", &text[..end]);
     }
     match text.char_indices().nth(SENTENCE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

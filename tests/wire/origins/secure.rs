@@ -8,7 +8,7 @@ use crate::harness::client::Wanted;
 use crate::harness::origin::tls::{Authority, HOST, self_signed_acceptor};
 
 pub fn group() -> Group {
-    let authority = Arc::new(Authority::new());
+    let authority = Arc::new(Authority::new("an authority"));
     let trusting = {
         let pem = authority.pem();
         move |wanted: Wanted| Wanted { root_cas: vec![pem.clone()], ..wanted }
@@ -30,7 +30,7 @@ pub fn group() -> Group {
             let trusting = trusting.clone();
             move |wanted| trusting(elsewhere(&wanted))
         }),
-        file("has one of another authority than the client brings").tls(Authority::new().acceptor(HOST)).asked(trusting.clone()),
+        file("has one of another authority than the client brings").tls(Authority::new("another authority").acceptor(HOST)).asked(trusting.clone()),
         file("has an expired certificate of an authority that the client brings")
             .tls(authority.expired_acceptor())
             .asked(trusting.clone()),

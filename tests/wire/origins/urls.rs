@@ -6,6 +6,20 @@ use socket2::{Domain, Socket, Type};
 
 use super::answers::{bare, small_file};
 use super::case::{Case, Group, case};
+use super::redirects::METADATA;
+use crate::harness::origin::scripted::Asked;
+
+const NO_URLS: [&str; 9] = [
+    "file",
+    "/etc/passwd",
+    "//host/file",
+    "http://",
+    "http:///file",
+    "ftp://127.0.0.1/file",
+    "file:///etc/passwd",
+    "http://[::1/file",
+    "http://127.0.0.1:99999/file",
+];
 
 pub fn group() -> Group {
     let cases = [spelt(), unreachable()].into_iter().flatten().collect();
@@ -14,7 +28,7 @@ pub fn group() -> Group {
 
 /// A URL at which the source is asked for this.
 fn asked_for(what: &str, url: impl Fn(SocketAddr) -> String + Send + Sync + 'static, target: String) -> Case {
-    let script = move |asked: &crate::harness::origin::scripted::Asked| {
+    let script = move |asked: &Asked| {
         if asked.target() == target { small_file() } else { bare("400 Bad Request", "") }
     };
     case(what, script).at(url)
@@ -53,16 +67,13 @@ fn unreachable() -> Vec<Case> {
         let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("a bound socket has an address");
         format!("http://{address}/file")
     });
-    vec![
+    let mut cases = vec![
         deaf,
         at("is at a name that does not resolve", "http://no-such-host.invalid/file"),
         at("is at a name in letters beyond ASCII that does not resolve", "http://bücher.invalid/file"),
-        at("is where clouds keep metadata", "http://169.254.169.254/latest/meta-data/"),
-        at("is at an ftp: URL", "ftp://127.0.0.1/file"),
-        at("is at a file: URL", "file:///etc/passwd"),
-        at("is at a URL without a host", "http:///file"),
-        at("is at a port that is none", "http://127.0.0.1:99999/file"),
         at("is at port 0", "http://127.0.0.1:0/file"),
-        at("is at what is no URL", "file"),
-    ]
+    ];
+    cases.extend(METADATA.map(|url| at(&format!("is where clouds keep metadata, {url}"), url)));
+    cases.extend(NO_URLS.map(|url| at(&format!("is at what is no http URL, {url}"), url)));
+    cases
 }

@@ -6,5 +6,5 @@ mod file;
 pub mod scripted;
 pub mod tls;
 
-pub use file::{Ending, File, Origin, Record, Seen};
+pub use file::{Ending, File, Origin, Seen};
 pub use scripted::Scripted;

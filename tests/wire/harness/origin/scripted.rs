@@ -24,6 +24,8 @@ pub type Script = Arc<dyn Fn(&Asked) -> Vec<Act> + Send + Sync>;
 pub enum Act {
     /// Bytes that are no part of a body.
     Say(Bytes),
+    /// The same again and again.
+    SayForever(Bytes),
     /// Bytes of a body, which are counted.
     Send(Bytes),
     /// The same bytes of a body again and again.
@@ -49,8 +51,7 @@ pub struct Asked {
     pub number: usize,
     /// The request line and the headers.
     pub head: String,
-    /// Where the source is that was asked, and another that may know more.
-    pub here: SocketAddr,
+    /// Where another source is.
     pub elsewhere: SocketAddr,
 }
 
@@ -94,7 +95,6 @@ impl Scripted {
         let (going_on, sent) = (watch::Sender::new(false), Arc::<Mutex<Sent>>::default());
         let stage = Stage {
             script,
-            here: address,
             elsewhere: elsewhere.unwrap_or(address),
             sent: sent.clone(),
             going_on: going_on.subscribe(),
@@ -151,7 +151,6 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, stage: Stage) {
 #[derive(Clone)]
 struct Stage {
     script: Script,
-    here: SocketAddr,
     elsewhere: SocketAddr,
     sent: Arc<Mutex<Sent>>,
     going_on: watch::Receiver<bool>,
@@ -165,7 +164,7 @@ impl Stage {
                 sent.requests += 1;
                 sent.requests - 1
             };
-            let asked = Asked { number, head, here: self.here, elsewhere: self.elsewhere };
+            let asked = Asked { number, head, elsewhere: self.elsewhere };
             for act in (self.script)(&asked) {
                 if matches!(act, Act::Close) {
                     return stream.shutdown().await;
@@ -179,6 +178,9 @@ impl Stage {
     async fn act(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin), act: Act) -> std::io::Result<()> {
         match act {
             Act::Say(bytes) => stream.write_all(&bytes).await?,
+            Act::SayForever(bytes) => loop {
+                stream.write_all(&bytes).await?;
+            },
             Act::Send(bytes) => self.send(stream, &bytes).await?,
             Act::SendForever(bytes) => loop {
                 self.send(stream, &bytes).await?;
