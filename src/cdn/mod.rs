@@ -318,9 +318,13 @@ impl Worker {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
         let _asking = Self::place(&self.asks).await?;
         match self.source.ask(spec, Part::from(download.next_byte()), &validators).await {
+            // A part of nobody knows how much: nothing tells whether it reaches the end.
+            Ok(answer) if answer.start > 0 && answer.length.is_none() && !download.has_known_length() => {
+                Err(OriginError::RangeIgnored.into())
+            }
             Ok(answer) => Ok(Some(answer)),
-            Err(OriginError::AtEnd) if !download.digests.is_empty() && !download.has_known_length() => Ok(None),
-            // What was announced as longer has become shorter.
+            Err(OriginError::AtEnd) if download.may_be_complete() => Ok(None),
+            // It was announced as longer, or has sent more.
             Err(OriginError::AtEnd) => Err(OriginError::Changed.into()),
             Err(error) => Err(error.into()),
         }

@@ -296,7 +296,8 @@ fn client_headers(spec: &TaskSpec) -> HeaderMap {
 /// Whether what is sent is not the content itself but a coding of it, which nobody undoes: all but chunks. What a file is
 /// kept in (`Content-Encoding`) is its own affair.
 fn is_coded(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(header::TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let codings =
+        headers.get_all(header::TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
     codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
 }

@@ -8,7 +8,7 @@ mod durability;
 mod lengths;
 mod lifecycle;
 mod machine;
-mod redirects;
+mod reach;
 mod snapshots;
 mod sources;
 mod swarm;

@@ -111,7 +111,9 @@ fn interrupted() -> Vec<Case> {
             .under(IMPATIENT),
         case("falls silent always", |asked| then(asked, Act::FallSilent)).of(long()).under(IMPATIENT),
         case("sends its body with pauses that are shorter than sourceIdleTimeout", |_| {
-            let parts = (0..10).flat_map(|part| [Act::Send(small().slice(100 * part..100 * (part + 1))), Act::Pause(Duration::from_millis(200))]);
+            let parts = (0..10).flat_map(|part| {
+                [Act::Send(small().slice(100 * part..100 * (part + 1))), Act::Pause(Duration::from_millis(200))]
+            });
             [answer("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n", Bytes::new()), parts.collect()].concat()
         })
         .under(IMPATIENT),

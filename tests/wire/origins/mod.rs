@@ -12,13 +12,14 @@ mod secure;
 mod statuses;
 mod urls;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::harness::eventually;
 use crate::harness::service::Service;
 use case::{Case, Group};
 
@@ -35,6 +36,7 @@ async fn the_page_of_sources_tells_what_happens_with_each() {
     let groups = [
         bodies::group(),
         ranges::resumed(),
+        ranges::unmeasured(),
         ranges::changed(),
         ranges::parts(),
         redirects::group(),
@@ -55,7 +57,8 @@ async fn tables(groups: impl IntoIterator<Item = Group>) -> String {
         cases.extend(more);
     }
     let mut rows = rows(cases).await.into_iter();
-    let table = |(title, count): (&str, usize)| format!("\n### {title}\n\n{HEADER}{}", rows.by_ref().take(count).collect::<String>());
+    let table =
+        |(title, count): (&str, usize)| format!("\n### {title}\n\n{HEADER}{}", rows.by_ref().take(count).collect::<String>());
     titles.into_iter().map(table).collect()
 }
 
@@ -77,7 +80,22 @@ async fn rows(cases: Vec<Case>) -> Vec<String> {
     }
     let mut rows = observing.join_all().await;
     rows.sort();
+    for service in services.values() {
+        check_no_strays(service).await;
+    }
     rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// No file is left of what was refused.
+async fn check_no_strays(service: &Service) {
+    eventually("every file is of a task", async || {
+        let dump = service.dump().await;
+        let tasks: HashSet<&str> = dump.of_kind("task").filter_map(|task| task["task"].as_str()).collect();
+        let files = row::piece_files(&service.home());
+        let task_of = |file: &str| file.split('.').next().is_some_and(|task| tasks.contains(task));
+        files.iter().all(|(name, _)| task_of(name)).then_some(())
+    })
+    .await;
 }
 
 /// Holds the page against what was seen.

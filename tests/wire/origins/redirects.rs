@@ -1,6 +1,6 @@
 //! Redirects: where they lead, and where they may not.
 
-use super::answers::{bare, small_file, whole};
+use super::answers::{bare, small_file};
 use super::case::{Case, Group, case, small};
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
@@ -83,7 +83,9 @@ fn forbidden() -> Vec<Case> {
         .into_iter()
         .map(|forbidden| leading(&format!("redirects to where clouds keep metadata, {forbidden}"), "302 Found", forbidden))
         .collect();
-    cases.push(leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING));
+    cases.push(
+        leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING),
+    );
     for scheme in ["ftp://127.0.0.1/file", "file:///etc/passwd", "gopher://127.0.0.1/", "data:text/plain,abc"] {
         let shown = scheme.split(':').next().unwrap_or_default();
         cases.push(leading(&format!("redirects to {shown}:"), "302 Found", scheme));
@@ -102,18 +104,22 @@ fn broken() -> Vec<Case> {
         case("redirects to bytes that are no text", |_| {
             vec![Act::Say(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /\xff\xfe\r\n\r\n".to_vec().into())]
         }),
-        case("redirects, with a body", |asked| match asked.target() {
-            "/file" => whole("", small()).into_iter().map(moved).collect(),
+        case("redirects to a URL of 100,000 characters", |asked| match asked.target() {
+            "/file" => to("302 Found", &format!("/{}", "x".repeat(100_000))),
             _ => small_file(),
         }),
+        case("redirects to a URL with user and password", |asked| match asked.header("authorization") {
+            None if asked.target() == "/file" => to("302 Found", &format!("http://user:pass@{}/moved", asked.elsewhere)),
+            None => bare("401 Unauthorized", ""),
+            Some(_) => small_file(),
+        }),
+        case("redirects, with a body", |asked| match asked.target() {
+            "/file" => {
+                let head = "HTTP/1.1 302 Found\r\nContent-Length: 1000\r\nLocation: /moved\r\n\r\n";
+                vec![Act::say(head), Act::Send(small())]
+            }
+            _ => small_file(),
+        })
+        .sending_at_most(2.0),
     ]
-}
-
-/// Makes a redirect of a good answer. Its body is not waited for.
-fn moved(act: Act) -> Act {
-    match act {
-        Act::Say(_) => Act::say("HTTP/1.1 302 Found\r\nContent-Length: 1000\r\nLocation: /moved\r\n\r\n"),
-        Act::Wait => Act::say(""),
-        act => act,
-    }
 }

@@ -10,7 +10,7 @@ use super::case::Case;
 use crate::harness::client::{Client, Downloaded, Release, Surprise, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get};
-use crate::harness::origin::Scripted;
+use crate::harness::origin::scripted::Scripted;
 use crate::harness::service::Service;
 
 /// Sentences are shown up to here. Characters.
@@ -36,12 +36,11 @@ pub async fn observe(case: &Case, service: &Service) -> String {
     let client = new_client().await;
     let wanted = (case.asking)(Wanted::url(&url));
     let registered = client.register(service.api(), &wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", case.what));
-    for source in [Some(&first), second.as_ref()].into_iter().flatten() {
-        source.go_on();
-    }
-    let downloaded = match registered.code {
-        200 => Some(client.download_registered(service.api(), &registered).await),
-        _ => None,
+    let downloaded = if registered.code == 200 {
+        [Some(&first), second.as_ref()].into_iter().flatten().for_each(Scripted::go_on);
+        Some(client.download_registered(service.api(), &registered).await)
+    } else {
+        None
     };
     let kept = kept(service, &registered).await;
     let (first_sent, second_sent) = (first.sent(), second.as_ref().map(Scripted::sent));
@@ -105,15 +104,19 @@ async fn kept(service: &Service, registered: &Answer) -> String {
     .await;
     let (state, pieces) = (known["cdnStatus"].as_str().unwrap_or_default(), &known["piecesStored"]);
     let noun = if *pieces == 1 { "piece" } else { "pieces" };
-    format!("{state}, {pieces} {noun}, {} bytes", file_bytes(&service.home().join("pieces"), task))
+    format!("{state}, {pieces} {noun}, {} bytes", file_bytes(&service.home(), task))
 }
 
 /// The length of a task's files, of all its generations.
-fn file_bytes(pieces: &Path, task: &str) -> u64 {
-    let Ok(files) = std::fs::read_dir(pieces.join(&task[..3])) else { return 0 };
-    let files = files.map(|file| file.expect("a readable entry"));
-    let ours = files.filter(|file| file.file_name().to_string_lossy().starts_with(task));
-    ours.map(|file| file.metadata().map_or(0, |file| file.len())).sum()
+fn file_bytes(home: &Path, task: &str) -> u64 {
+    piece_files(home).iter().filter(|(name, _)| name.starts_with(task)).map(|(_, bytes)| bytes).sum()
+}
+
+/// The names of all piece files, and how long they are. Files may go while this looks.
+pub fn piece_files(home: &Path) -> Vec<(String, u64)> {
+    let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries(&home.join("pieces")).flat_map(|directory| entries(&directory.path()));
+    files.filter_map(|file| Some((file.file_name().to_string_lossy().into_owned(), file.metadata().ok()?.len()))).collect()
 }
 
 /// How often the content was sent, altogether.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::answers::small_file;
-use super::case::{Group, case};
+use super::answers::{answer, last_answer, small_file};
+use super::case::{Group, case, small};
 use crate::harness::client::Wanted;
+use crate::harness::origin::scripted::Act;
 use crate::harness::origin::tls::{Authority, HOST, self_signed_acceptor};
 
 pub fn group() -> Group {
@@ -30,7 +31,9 @@ pub fn group() -> Group {
             let trusting = trusting.clone();
             move |wanted| trusting(elsewhere(&wanted))
         }),
-        file("has one of another authority than the client brings").tls(Authority::new("another authority").acceptor(HOST)).asked(trusting.clone()),
+        file("has one of another authority than the client brings")
+            .tls(Authority::new("another authority").acceptor(HOST))
+            .asked(trusting.clone()),
         file("has an expired certificate of an authority that the client brings")
             .tls(authority.expired_acceptor())
             .asked(trusting.clone()),
@@ -44,6 +47,14 @@ pub fn group() -> Group {
         file("has a certificate, and the client brings what is none (rootCAs)")
             .tls(authority.acceptor(HOST))
             .asked(|wanted| Wanted { root_cas: vec!["no certificate".to_owned()], ..wanted }),
+        case("tells no length, and ends the connection as TLS ends", |_| last_answer("HTTP/1.1 200 OK\r\n", small()))
+            .tls(self_signed_acceptor())
+            .asked(lenient),
+        case("tells no length, and the connection ends otherwise: it may have been cut", |_| {
+            [answer("HTTP/1.1 200 OK\r\n", small()), vec![Act::Vanish]].concat()
+        })
+        .tls(self_signed_acceptor())
+        .asked(lenient),
         file("speaks HTTP at an https URL").at(|address| format!("https://{address}/file")),
         file("speaks TLS at an http URL").tls(self_signed_acceptor()).at(|address| format!("http://{address}/file")),
     ];

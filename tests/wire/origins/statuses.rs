@@ -54,7 +54,9 @@ pub fn group() -> Group {
             bare("503 Service Unavailable", "Retry-After: 99999999999\r\n")
         }),
         case("answers 401 and says what it wants", |_| bare("401 Unauthorized", "WWW-Authenticate: Basic realm=\"r\"\r\n")),
-        case("answers 101 unasked", |_| vec![Act::say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")]),
+        case("answers 101 unasked", |_| {
+            vec![Act::say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")]
+        }),
     ]);
     Group { title: "Statuses", cases }
 }

@@ -46,13 +46,30 @@ fn spelt() -> Vec<Case> {
         asked_for("is at a URL with a fragment", |address| format!("http://{address}/file#part"), file()),
         asked_for("is at a URL with a query", |address| format!("http://{address}/file?a=b&c"), "/file?a=b&c".to_owned()),
         asked_for("is at a URL without a path", |address| format!("http://{address}"), "/".to_owned()),
-        asked_for("is at a URL with spaces and letters beyond ASCII", |address| format!("http://{address}/a b/ü"), "/a%20b/%C3%BC".to_owned()),
+        asked_for(
+            "is at a URL with spaces and letters beyond ASCII",
+            |address| format!("http://{address}/a b/ü"),
+            "/a%20b/%C3%BC".to_owned(),
+        ),
         asked_for("is at a URL with dots in its path", |address| format!("http://{address}/a/../file"), file()),
         asked_for("is at an IPv6 address", |address| format!("http://{address}/file"), file()).on(Ipv6Addr::LOCALHOST),
         asked_for("is at a name", |address| format!("http://localhost:{}/file", address.port()), file()),
-        asked_for("is at a name in letters beyond ASCII", |address| format!("http://ＬＯＣＡＬＨＯＳＴ:{}/file", address.port()), file()),
-        asked_for("is at an address that is spelt as a number", |address| format!("http://2130706433:{}/file", address.port()), file()),
+        asked_for(
+            "is at a name in letters beyond ASCII",
+            |address| format!("http://ＬＯＣＡＬＨＯＳＴ:{}/file", address.port()),
+            file(),
+        ),
+        asked_for(
+            "is at an address that is spelt as a number",
+            |address| format!("http://2130706433:{}/file", address.port()),
+            file(),
+        ),
         asked_for("is at a URL of 4,000 characters", move |address| format!("http://{address}{}", long(4000)), long(4000)),
+        asked_for(
+            "is at a URL of 100,000 characters",
+            move |address| format!("http://{address}{}", long(100_000)),
+            long(100_000),
+        ),
         asked_for("is at a URL of 60,000 characters", move |address| format!("http://{address}{}", long(60_000)), long(60_000)),
     ]
 }

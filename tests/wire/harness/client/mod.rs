@@ -46,7 +46,14 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn url(url: &str) -> Self {
-        Self { raw_url: url.to_owned(), task_url: url.to_owned(), headers: Vec::new(), md5: None, insecure: false, root_cas: Vec::new() }
+        Self {
+            raw_url: url.to_owned(),
+            task_url: url.to_owned(),
+            headers: Vec::new(),
+            md5: None,
+            insecure: false,
+            root_cas: Vec::new(),
+        }
     }
 }
 

@@ -63,8 +63,6 @@ pub enum Ending {
     Whole,
     /// Nothing comes after this many bytes, until the file is changed; then the connection breaks.
     StallsAfter(u64),
-    /// The connection breaks after this many bytes, of the first body that gets that far only.
-    BreaksOnceAfter(u64),
 }
 
 impl File {
@@ -128,7 +126,7 @@ pub struct Seen {
     pub range: Option<String>,
     pub if_range: Option<String>,
     pub if_none_match: Option<String>,
-    pub authorization: Option<String>,
+    #[allow(dead_code, reason = "looked at by those who look for secrets, not by all who use sources")]
     pub cookie: Option<String>,
     /// The byte of the content at which the body began.
     pub start: u64,
@@ -227,7 +225,6 @@ impl Files {
             range: text("range"),
             if_range: text("if-range"),
             if_none_match: text("if-none-match"),
-            authorization: text("authorization"),
             cookie: text("cookie"),
             start: 0,
             body_bytes: 0,
@@ -253,15 +250,6 @@ impl Sending {
         if let Some(seen) = files.get_mut(&self.name).and_then(|entry| entry.record.0.get_mut(self.request)) {
             change(seen);
         }
-    }
-
-    /// Whether this body is the one that breaks; no other will.
-    fn takes_break(&self) -> bool {
-        let mut files = self.files.lock();
-        let Some(entry) = files.get_mut(&self.name) else { return false };
-        let breaks = matches!(entry.file.ending, Ending::BreaksOnceAfter(_));
-        entry.file.ending = Ending::Whole;
-        breaks
     }
 }
 
@@ -360,7 +348,7 @@ impl Outgoing {
         self.wait_for_rate().await;
         let allowed = match self.file.ending {
             Ending::Whole => u64::MAX,
-            Ending::StallsAfter(bytes) | Ending::BreaksOnceAfter(bytes) => bytes.saturating_sub(self.sent),
+            Ending::StallsAfter(bytes) => bytes.saturating_sub(self.sent),
         };
         let length = usize::try_from(allowed).unwrap_or(usize::MAX).min(CHUNK_BYTES).min(self.rest.len());
         if length > 0 {
@@ -372,15 +360,8 @@ impl Outgoing {
         let more_announced = self.file.announced_length.is_some_and(|announced| announced > self.sent);
         match self.file.ending {
             Ending::StallsAfter(_) => self.stall().await,
-            Ending::BreaksOnceAfter(_) if self.sending.takes_break() => {
-                Err(std::io::Error::other("a break that a test asked for"))
-            }
-            Ending::BreaksOnceAfter(_) if !self.rest.is_empty() => {
-                self.file.ending = Ending::Whole;
-                Box::pin(self.next_chunk()).await
-            }
-            Ending::Whole | Ending::BreaksOnceAfter(_) if more_announced => self.stall().await,
-            Ending::Whole | Ending::BreaksOnceAfter(_) => Ok(None),
+            Ending::Whole if more_announced => self.stall().await,
+            Ending::Whole => Ok(None),
         }
     }
 

@@ -35,7 +35,10 @@ pub enum Act {
     Pause(Duration),
     /// Nothing, until the other side goes away.
     FallSilent,
+    /// Ends the connection as it should be ended.
     Close,
+    /// Ends it without a word; over TLS, that is a difference.
+    Vanish,
 }
 
 impl Act {
@@ -62,7 +65,10 @@ impl Asked {
 
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
-        lines.map(|(name, value)| (name, value.trim())).find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        lines
+            .map(|(name, value)| (name, value.trim()))
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     /// The byte from which on the rest is asked for.
@@ -93,12 +99,7 @@ impl Scripted {
         let listener = TcpListener::bind((on, 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (going_on, sent) = (watch::Sender::new(false), Arc::<Mutex<Sent>>::default());
-        let stage = Stage {
-            script,
-            elsewhere: elsewhere.unwrap_or(address),
-            sent: sent.clone(),
-            going_on: going_on.subscribe(),
-        };
+        let stage = Stage { script, elsewhere: elsewhere.unwrap_or(address), sent: sent.clone(), going_on: going_on.subscribe() };
         Self { address, sent, going_on, accepting: tokio::spawn(accept(listener, tls, stage)) }
     }
 
@@ -166,10 +167,11 @@ impl Stage {
             };
             let asked = Asked { number, head, elsewhere: self.elsewhere };
             for act in (self.script)(&asked) {
-                if matches!(act, Act::Close) {
-                    return stream.shutdown().await;
+                match act {
+                    Act::Close => return stream.shutdown().await,
+                    Act::Vanish => return Ok(()),
+                    act => self.act(&mut stream, act).await?,
                 }
-                self.act(&mut stream, act).await?;
             }
         }
         Ok(())
@@ -193,7 +195,8 @@ impl Stage {
             Act::FallSilent => {
                 let _ = stream.read(&mut [0]).await?;
             }
-            Act::Close => {}
+            // They end what this is a part of.
+            Act::Close | Act::Vanish => {}
         }
         stream.flush().await
     }
