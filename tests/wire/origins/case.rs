@@ -15,8 +15,8 @@ const SMALL_BYTES: usize = 1000;
 /// The length of files that are resumed. Two pieces. Bytes.
 const LONG_BYTES: usize = 6_000_000;
 
-/// Gives sources up that are silent for a second.
-pub const IMPATIENT: &str = "base: {sourceIdleTimeout: 1s}\n";
+/// Gives sources up that are silent for two seconds.
+pub const IMPATIENT: &str = "base: {sourceIdleTimeout: 2s}\n";
 
 type Asking = Arc<dyn Fn(Wanted) -> Wanted + Send + Sync>;
 

@@ -9,7 +9,7 @@ use super::case::{Case, Group, IMPATIENT, case, small};
 use crate::harness::origin::scripted::Act;
 
 /// Shorter than the timeout of a service that is impatient.
-const BETWEEN_LINES: Duration = Duration::from_millis(400);
+const BETWEEN_LINES: Duration = Duration::from_millis(700);
 
 pub fn headers() -> Group {
     let cases = [lengths(), codings(), sizes()].into_iter().flatten().collect();

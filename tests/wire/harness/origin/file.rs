@@ -20,10 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The send buffer of each connection. Small, so that what is counted has all but left. Bytes.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Handed to the connection at once. Bytes.
-const CHUNK_BYTES: usize = 32 * 1024;
+use super::{CHUNK_BYTES, SEND_BUFFER_BYTES};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 

@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use super::{CHUNK_BYTES, SEND_BUFFER_BYTES};
+
 /// A request is no longer. Bytes.
 const REQUEST_MAX_BYTES: usize = 256 * 1024;
-/// Handed to the connection at once. Bytes.
-const CHUNK_BYTES: usize = 32 * 1024;
 
 /// What is done about a request: one thing after the other. Unless the last is an end, the connection stays open for more.
 pub type Script = Arc<dyn Fn(&Asked) -> Vec<Act> + Send + Sync>;
@@ -130,6 +130,8 @@ fn lock(sent: &Mutex<Sent>) -> MutexGuard<'_, Sent> {
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, stage: Stage) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket's buffer can be made small");
         stream.set_nodelay(true).expect("a socket can do without delays");
         let (tls, stage) = (tls.clone(), stage.clone());
         connections.spawn(serve(stream, tls, stage));
