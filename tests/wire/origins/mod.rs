@@ -4,6 +4,7 @@ mod answers;
 mod bodies;
 mod case;
 mod crowd;
+mod endless;
 mod framing;
 mod ranges;
 mod redirects;
