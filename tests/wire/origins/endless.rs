@@ -21,19 +21,26 @@ async fn a_file_without_end_is_not_in_the_way_of_the_next() {
     let (origin, service) = (Origin::start().await, Service::start_configured("base: {repositoryQuota: 20M}\n").await);
     let script = |_: &_| vec![Act::say("HTTP/1.0 200 OK\r\n\r\n"), Act::SendForever(Bytes::from(vec![7; 64 * 1024]))];
     let endless = Scripted::start(Arc::new(script), Ipv4Addr::LOCALHOST.into(), None, None).await;
-    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
-    let ended = client.download(service.api(), &Wanted::url(&format!("http://{}/file", endless.address()))).await;
-    assert_eq!(ended.expect_err("it has no end").code, Some(NO_ROOM));
+    // It registers and no more: a client with a piece on its way is waited for.
+    let registered =
+        new_client().await.register(service.api(), &Wanted::url(&format!("http://{}/file", endless.address()))).await;
+    assert_eq!(registered.expect("answered").code, 200);
+    eventually("there was no room for all of it", async || {
+        service.dump().await.of_kind("task").any(|task| task["state"] == "FAILED").then_some(())
+    })
+    .await;
 
     let content = random_content(FILE_BYTES);
     let wanted = Wanted::url(&origin.put("file", File::new(content.clone())));
-    let downloaded = eventually("there is room for another", async || {
-        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
-        match client.download(service.api(), &wanted).await {
+    let downloaded =
+        eventually("there is room for another", async || match new_client().await.download(service.api(), &wanted).await {
             Err(surprise) if surprise.code == Some(NO_ROOM) => None,
             downloaded => Some(downloaded.unwrap_or_else(|surprise| panic!("{surprise}"))),
-        }
-    })
-    .await;
+        })
+        .await;
     assert!(downloaded.content == content, "the file arrived with other bytes");
+}
+
+async fn new_client() -> Arc<Client> {
+    Arc::new(Client::start(&Release::GO_1_0_6).await)
 }
