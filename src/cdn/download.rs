@@ -41,6 +41,16 @@ impl Download {
         known.length.map_or(last.content_len < known.piece_size.content_bytes(), |length| length == self.next_byte())
     }
 
+    /// Whether the process before this one may have stored the last byte without coming to know that it was. While a body
+    /// is taken, a piece is stored as one of several only after a byte of the next has come.
+    pub fn may_be_complete(&self) -> bool {
+        !self.digests.is_empty() && !self.has_known_length() && self.file.is_none()
+    }
+
+    pub fn has_known_length(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.length.is_some())
+    }
+
     pub fn fetched(&self) -> Fetched {
         Fetched { md5: Md5Digest(self.hash.clone().finalize().into()), length: self.next_byte() }
     }

@@ -163,6 +163,8 @@ impl FetchError {
                 | OriginError::HeadersLeftOut
                 | OriginError::Certificates(_)
                 | OriginError::HeadTooLarge
+                | OriginError::NoCertificate
+                | OriginError::Coded
                 | OriginError::RangeIgnored
                 | OriginError::LengthUnknown
                 | OriginError::IsPart
@@ -264,8 +266,14 @@ impl Worker {
         let _asking = visit.ask().await?;
         let authenticating = |under_way| ledger.authenticating(under_way);
         match self.source.ask(spec, Part::from(download.next_byte()), &validators, &authenticating).await {
+            // A part of nobody knows how much: nothing tells whether it reaches the end.
+            Ok(answer) if answer.start > 0 && answer.length.is_none() && !download.has_known_length() => {
+                Err(OriginError::RangeIgnored.into())
+            }
             Ok(answer) => Ok(Some(answer)),
-            Err(OriginError::AtEnd) if !download.digests.is_empty() => Ok(None),
+            Err(OriginError::AtEnd) if download.may_be_complete() => Ok(None),
+            // It was announced as longer, or has sent more.
+            Err(OriginError::AtEnd) => Err(OriginError::Changed.into()),
             Err(error) => Err(error.into()),
         }
     }

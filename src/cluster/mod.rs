@@ -211,7 +211,11 @@ impl Cluster {
         let cluster = Arc::new(Self {
             clock: Instant::now(),
             committer: Committer::start(store.clone(), config.durability)?,
-            worker: Worker::new(Source::new(config.source.clone())?, repository.clone(), source_limits(&config)),
+            worker: Worker::new(
+                Source::new(config.source.clone(), config.source_idle_timeout)?,
+                repository.clone(),
+                source_limits(&config),
+            ),
             looks: Semaphore::new(1),
             tasks: RwLock::default(),
             refusals: Mutex::default(),

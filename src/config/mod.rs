@@ -83,6 +83,8 @@ pub struct Config {
     pub downloads_max: u32,
     /// Of those, of one host.
     pub downloads_per_host_max: u32,
+    /// How long a source may take for its headers, and how long it may be silent then.
+    pub source_idle_timeout: Duration,
     pub max_bandwidth_bytes_per_s: u64,
     pub system_reserved_bandwidth_bytes_per_s: u64,
     /// How fast one source is fetched at most; 0 for no limit of its own.
@@ -151,6 +153,7 @@ impl Default for Config {
             revalidate_after: Duration::from_mins(3),
             downloads_max: 32,
             downloads_per_host_max: 16,
+            source_idle_timeout: Duration::from_secs(30),
             max_bandwidth_bytes_per_s: 200 * units::M,
             system_reserved_bandwidth_bytes_per_s: 20 * units::M,
             task_max_bandwidth_bytes_per_s: 0,

@@ -259,6 +259,13 @@ pub const SETTINGS: &[Setting] = &[
     .at_run_time(),
     Setting::new(
         Group::Sources,
+        "sourceIdleTimeout",
+        "source-idle-timeout",
+        duration(|config| &mut config.source_idle_timeout, SHORTEST, LONGEST),
+        "How long a source may take for all of its headers, and how long it may then be silent, before the attempt has failed.",
+    ),
+    Setting::new(
+        Group::Sources,
         "maxBandwidth",
         "max-bandwidth",
         size(|config| &mut config.max_bandwidth_bytes_per_s, M, LARGEST),

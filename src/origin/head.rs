@@ -1,6 +1,6 @@
 //! The head of an answer: how long it may take and how large it may be.
 //!
-//! Its time is [`super::ANSWER_TIMEOUT`], redirects included and however it drips: the library counts it from the request
+//! Its time is `sourceIdleTimeout`, redirects included and however it drips: the library counts it from the request
 //! on. While it comes, the library holds at most 408 KiB and 100 headers of it; what is larger than we allow goes right
 //! after, with its connection.
 
@@ -37,9 +37,11 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
-    use super::super::{ANSWER_TIMEOUT, Answer, OriginError, Part, Source};
+    use super::super::{Answer, OriginError, Part, Source};
     use crate::domain::policy::SourcePolicy;
     use crate::domain::{TaskId, TaskSpec, Validators};
+
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Asks a source that says this, piece by piece with a pause after each, and then nothing more.
     async fn ask(said: Vec<Vec<u8>>, pause: Duration) -> Result<Answer, OriginError> {
@@ -66,7 +68,7 @@ mod tests {
             root_cas: Vec::new(),
             md5: None,
         };
-        let source = Source::new(SourcePolicy::default()).expect("a client");
+        let source = Source::new(SourcePolicy::default(), ANSWER_TIMEOUT).expect("a client");
         let answer = source.ask(&spec, Part::ALL, &Validators::default(), &|_| ()).await;
         serving.abort();
         answer

@@ -34,9 +34,6 @@ pub use token::TokenError;
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a source may take to send the head of its answer, redirects included; and from then on, how long it may be
-/// silent. One setting of the library is both.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle connections kept per host, and for how long: enough for a burst of small files from one host, not one for every task.
 const IDLE_CONNECTIONS_PER_HOST: usize = 16;
 const IDLE_CONNECTION_LIFE: Duration = Duration::from_secs(10);
@@ -71,6 +68,8 @@ pub enum OriginError {
     Forbidden(#[from] Forbidden),
     #[error("the certificates that came with the task cannot be used")]
     Certificates(#[source] reqwest::Error),
+    #[error("what came with the task as certificates holds none")]
+    NoCertificate,
     /// Not asked at all: what it says to a request without them may be another file.
     #[error(
         "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
@@ -86,6 +85,8 @@ pub enum OriginError {
     Busy { status: StatusCode, retry_after: Duration },
     #[error("there is no token for the source, which wants one")]
     Token(#[source] TokenError),
+    #[error("the source sent its bytes in a transfer coding that nobody asked for")]
+    Coded,
     #[error("the source did not honour the range that was asked for")]
     RangeIgnored,
     #[error("the source does not say how long it is")]
@@ -142,6 +143,8 @@ pub enum Freshness {
 pub struct Source {
     client: Client,
     policy: Arc<SourcePolicy>,
+    /// How long a source may take for its headers, and how long it may be silent then.
+    idle_timeout: Duration,
 }
 
 /// Checks that a text is a URL that can be fetched at all.
@@ -159,10 +162,10 @@ pub fn parse_url(text: &str) -> Result<Url, OriginError> {
 }
 
 impl Source {
-    /// Asks only what the policy allows.
-    pub fn new(policy: SourcePolicy) -> Result<Self, reqwest::Error> {
+    /// Asks only what the policy allows, and gives a request up when the headers take longer, or the source is silent for so long.
+    pub fn new(policy: SourcePolicy, idle_timeout: Duration) -> Result<Self, reqwest::Error> {
         let policy = Arc::new(policy);
-        Ok(Self { client: builder(&policy).build()?, policy })
+        Ok(Self { client: builder(&policy, idle_timeout).build()?, policy, idle_timeout })
     }
 
     /// Asks for a part of the task's content. Unless that is all of it, `known` guards against mixing two contents; the
@@ -295,9 +298,13 @@ impl Source {
         if !spec.insecure && spec.root_cas.is_empty() {
             return Ok(self.client.clone());
         }
-        let mut builder = builder(&self.policy).tls_danger_accept_invalid_certs(spec.insecure);
+        let mut builder = builder(&self.policy, self.idle_timeout).tls_danger_accept_invalid_certs(spec.insecure);
         for pem in &spec.root_cas {
-            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)? {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)?;
+            if certificates.is_empty() {
+                return Err(OriginError::NoCertificate);
+            }
+            for certificate in certificates {
                 builder = builder.add_root_certificate(certificate);
             }
         }
@@ -315,11 +322,11 @@ fn why_unanswered(error: reqwest::Error) -> OriginError {
     }
 }
 
-fn builder(policy: &Arc<SourcePolicy>) -> reqwest::ClientBuilder {
+fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::ClientBuilder {
     Client::builder()
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(ANSWER_TIMEOUT)
+        .read_timeout(idle_timeout)
         .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
@@ -355,6 +362,15 @@ fn validators_of(response: &Response) -> Validators {
     Validators { etag: short_text(response, header::ETAG), last_modified: short_text(response, header::LAST_MODIFIED) }
 }
 
+/// Whether what is sent is not the content itself but a coding of it, which nobody undoes: all but chunks. What a file is
+/// kept in (`Content-Encoding`) is its own affair.
+fn is_coded(headers: &HeaderMap) -> bool {
+    let codings =
+        headers.get_all(header::TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 fn read_answer(
     response: Response,
     asked: &RequestedRange,
@@ -386,6 +402,9 @@ fn read_answer(
     };
     if known.contradict(&validators) {
         return Err(OriginError::Changed);
+    }
+    if is_coded(response.headers()) {
+        return Err(OriginError::Coded);
     }
     let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
     Ok(Answer { length, start, to_the_end, validators, body: response })

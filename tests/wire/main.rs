@@ -9,6 +9,7 @@ mod clients;
 mod configuration;
 mod end_to_end;
 mod harness;
+mod origins;
 mod reference;
 mod replay;
 mod rest;

@@ -81,42 +81,6 @@ async fn registrations_without_what_they_need_are_refused_by_name() {
     scene.refuses(table).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn urls_that_cannot_be_fetched_are_refused_with_607() {
-    let scene = Scene::set().await;
-    let urls = [
-        "file",
-        "/etc/passwd",
-        "//host/file",
-        "http://",
-        "http:///file",
-        "ftp://127.0.0.1/file",
-        "file:///etc/passwd",
-        "http://[::1/file",
-        "http://127.0.0.1:99999/file",
-    ];
-    let table = urls.map(|url| {
-        let mut body = scene.registration();
-        body["rawUrl"] = json!(url);
-        body["taskUrl"] = json!("");
-        Refused::with_code(format!("rawUrl is {url}"), post_json("/peer/registry", &body), 607, "rawUrl")
-    });
-    scene.refuses(table.into()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_url_where_nobody_listens_is_refused_with_607() {
-    let scene = Scene::set().await;
-    // Bound and not listening: a connection there is refused for as long as this lives.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
-    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("a bound socket has an address");
-    let mut body = scene.registration();
-    body["rawUrl"] = json!(format!("http://{address}/file"));
-    body["taskUrl"] = body["rawUrl"].clone();
-    scene.refuses(vec![Refused::with_code("nobody listens", post_json("/peer/registry", &body), 607, "")]).await;
-}
-
 fn form(body: &Value) -> http::Request<http_body_util::Full<bytes::Bytes>> {
     let mut form = form_urlencoded::Serializer::new(String::new());
     for (name, value) in body.as_object().expect("an object") {

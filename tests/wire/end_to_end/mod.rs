@@ -10,7 +10,7 @@ mod lengths;
 mod lifecycle;
 mod limits;
 mod machine;
-mod redirects;
+mod reach;
 pub mod snapshots;
 mod sources;
 mod swarm;

@@ -45,29 +45,6 @@ async fn an_unfinished_download_resumes_at_the_first_missing_piece_with_a_range_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_breaks_off_is_resumed() {
-    let origin = Origin::start().await;
-    let content = random_content(FILE_BYTES);
-    let url = origin.put("file", File { ending: Ending::BreaksOnceAfter(INTERRUPTED_AFTER), ..File::new(content.clone()) });
-    let service = Service::start().await;
-    assert!(download(&service, &url).await.content == content, "the resumed file has other bytes");
-    let record = origin.record("file");
-    let last = record.0.last().expect("it was asked for");
-    check_resumed(last, PIECES_BEFORE as u64);
-    assert_eq!(record.covered(), FILE_BYTES as u64, "every byte was sent: {record:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_ignores_ranges_is_never_mixed_up() {
-    let origin = Origin::start().await;
-    let content = random_content(FILE_BYTES);
-    let file = File { ignores_range: true, ending: Ending::BreaksOnceAfter(INTERRUPTED_AFTER), ..File::new(content.clone()) };
-    let url = origin.put("file", file);
-    let service = Service::start().await;
-    assert!(download(&service, &url).await.content == content, "the whole was sent for a part, and taken for one");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
     let origin = Origin::start().await;
     let content = random_content(FILE_BYTES);

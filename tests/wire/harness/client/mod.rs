@@ -39,11 +39,22 @@ pub struct Wanted {
     pub raw_url: String,
     pub task_url: String,
     pub headers: Vec<String>,
+    pub md5: Option<String>,
+    pub insecure: bool,
+    /// PEM.
+    pub root_cas: Vec<String>,
 }
 
 impl Wanted {
     pub fn url(url: &str) -> Self {
-        Self { raw_url: url.to_owned(), task_url: url.to_owned(), headers: Vec::new() }
+        Self {
+            raw_url: url.to_owned(),
+            task_url: url.to_owned(),
+            headers: Vec::new(),
+            md5: None,
+            insecure: false,
+            root_cas: Vec::new(),
+        }
     }
 }
 
@@ -52,16 +63,18 @@ impl Wanted {
 pub struct Surprise {
     /// The code of the answer, if there was one.
     pub code: Option<i64>,
+    /// The sentence that came with it.
+    pub msg: String,
     text: String,
 }
 
 impl Surprise {
     pub fn new(text: impl Into<String>) -> Self {
-        Self { code: None, text: text.into() }
+        Self { code: None, msg: String::new(), text: text.into() }
     }
 
     pub fn answer(asked: &str, answer: &Answer) -> Self {
-        Self { code: Some(answer.code), text: format!("{asked} was answered {answer}") }
+        Self { code: Some(answer.code), msg: answer.msg.clone(), text: format!("{asked} was answered {answer}") }
     }
 
     fn in_context(self, who: &str) -> Self {
@@ -185,8 +198,18 @@ impl Client {
 
     /// Downloads what is wanted, from first word to last, and returns it once every byte was checked.
     pub async fn download(self: &Arc<Self>, api: SocketAddr, wanted: &Wanted) -> Result<Downloaded, Surprise> {
+        self.in_time(self.run(api, wanted)).await
+    }
+
+    /// Downloads what a registration of this client, answered like this, was for.
+    pub async fn download_registered(self: &Arc<Self>, api: SocketAddr, registered: &Answer) -> Result<Downloaded, Surprise> {
+        let control = Arc::new(Control::new(api, self.release));
+        self.in_time(self.go_on(control, registered, Vec::new(), Instant::now())).await
+    }
+
+    async fn in_time(&self, download: impl Future<Output = Result<Downloaded, Surprise>>) -> Result<Downloaded, Surprise> {
         let timed_out = || Err(Surprise::new(format!("not finished within {DOWNLOAD_TIMEOUT:?}")));
-        let ended = tokio::time::timeout(DOWNLOAD_TIMEOUT, self.run(api, wanted)).await.unwrap_or_else(|_| timed_out());
+        let ended = tokio::time::timeout(DOWNLOAD_TIMEOUT, download).await.unwrap_or_else(|_| timed_out());
         let Release { name, gives_up, .. } = self.release;
         ended.map_err(|surprise| surprise.in_context(&format!("{} ({name}), which then {gives_up}", self.cid)))
     }
@@ -195,20 +218,30 @@ impl Client {
         let began = Instant::now();
         let control = Arc::new(Control::new(api, self.release));
         let answer = self.register_over(&control, wanted).await?;
-        let unlike = |answer: &Answer| Surprise::answer(&format!("registration of {}", wanted.raw_url), answer);
+        self.go_on(control, &answer, wanted.headers.clone(), began).await
+    }
+
+    async fn go_on(
+        self: &Arc<Self>,
+        control: Arc<Control>,
+        answer: &Answer,
+        headers: Vec<String>,
+        began: Instant,
+    ) -> Result<Downloaded, Surprise> {
+        let unlike = |answer: &Answer| Surprise::answer("a registration", answer);
         if answer.code != 200 {
-            return Err(unlike(&answer));
+            return Err(unlike(answer));
         }
-        let task = answer.data["taskId"].as_str().ok_or_else(|| unlike(&answer))?.to_owned();
-        let piece_size = answer.data["pieceSize"].as_u64().ok_or_else(|| unlike(&answer))?;
-        let file_length = answer.data["fileLength"].as_i64().ok_or_else(|| unlike(&answer))?;
+        let task = answer.data["taskId"].as_str().ok_or_else(|| unlike(answer))?.to_owned();
+        let piece_size = answer.data["pieceSize"].as_u64().ok_or_else(|| unlike(answer))?;
+        let file_length = answer.data["fileLength"].as_i64().ok_or_else(|| unlike(answer))?;
         self.lock_acknowledged().task = Some(task.clone());
         let cut = match answer.data["cdnSource"].as_str() {
             Some("supernode") => Cut::Wrapped,
             Some("source") if self.release.understands_source => {
-                Cut::Bare { length: u64::try_from(file_length).map_err(|_| unlike(&answer))?, headers: wanted.headers.clone() }
+                Cut::Bare { length: u64::try_from(file_length).map_err(|_| unlike(answer))?, headers }
             }
-            _ => return Err(unlike(&answer)),
+            _ => return Err(unlike(answer)),
         };
         self.upload.shelf().set_piece_size(piece_size, matches!(cut, Cut::Bare { .. }));
         let session = Session::new(self.clone(), control.clone(), task.clone(), (piece_size, cut));

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
@@ -39,6 +41,15 @@ impl Client {
         // Published clients leave out what is empty.
         if !wanted.headers.is_empty() {
             body["headers"] = json!(wanted.headers);
+        }
+        if let Some(md5) = &wanted.md5 {
+            body["md5"] = json!(md5);
+        }
+        if wanted.insecure {
+            body["insecure"] = json!(true);
+        }
+        if !wanted.root_cas.is_empty() {
+            body["rootCAs"] = wanted.root_cas.iter().map(|pem| BASE64_STANDARD.encode(pem)).collect();
         }
         body
     }

@@ -1,4 +1,4 @@
-//! A source on loopback: an HTTP server that behaves well, or badly in a way that a test asks for, and counts.
+//! An HTTP server with files that behave well, or badly in a way that a test asks for.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,10 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The send buffer of each connection. Small, so that what is counted has all but left. Bytes.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Handed to the connection at once. Bytes.
-const CHUNK_BYTES: usize = 32 * 1024;
+use super::{CHUNK_BYTES, SEND_BUFFER_BYTES};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -69,8 +66,6 @@ pub enum Ending {
     Whole,
     /// Nothing comes after this many bytes, until the file is changed; then the connection breaks.
     StallsAfter(u64),
-    /// The connection breaks after this many bytes, of the first body that gets that far only.
-    BreaksOnceAfter(u64),
 }
 
 impl File {
@@ -137,6 +132,7 @@ pub struct Seen {
     pub range: Option<String>,
     pub if_range: Option<String>,
     pub if_none_match: Option<String>,
+    #[allow(dead_code, reason = "looked at by those who look for secrets, not by all who use sources")]
     pub authorization: Option<String>,
     pub cookie: Option<String>,
     /// The byte of the content at which the body began.
@@ -263,15 +259,6 @@ impl Sending {
             change(seen);
         }
     }
-
-    /// Whether this body is the one that breaks; no other will.
-    fn takes_break(&self) -> bool {
-        let mut files = self.files.lock();
-        let Some(entry) = files.get_mut(&self.name) else { return false };
-        let breaks = matches!(entry.file.ending, Ending::BreaksOnceAfter(_));
-        entry.file.ending = Ending::Whole;
-        breaks
-    }
 }
 
 async fn accept(listener: TcpListener, files: Files) {
@@ -383,7 +370,7 @@ impl Outgoing {
         self.wait_for_rate().await;
         let allowed = match self.file.ending {
             Ending::Whole => u64::MAX,
-            Ending::StallsAfter(bytes) | Ending::BreaksOnceAfter(bytes) => bytes.saturating_sub(self.sent),
+            Ending::StallsAfter(bytes) => bytes.saturating_sub(self.sent),
         };
         let length = usize::try_from(allowed).unwrap_or(usize::MAX).min(CHUNK_BYTES).min(self.rest.len());
         if length > 0 {
@@ -395,15 +382,8 @@ impl Outgoing {
         let more_announced = self.file.announced_length.is_some_and(|announced| announced > self.sent);
         match self.file.ending {
             Ending::StallsAfter(_) => self.stall().await,
-            Ending::BreaksOnceAfter(_) if self.sending.takes_break() => {
-                Err(std::io::Error::other("a break that a test asked for"))
-            }
-            Ending::BreaksOnceAfter(_) if !self.rest.is_empty() => {
-                self.file.ending = Ending::Whole;
-                Box::pin(self.next_chunk()).await
-            }
-            Ending::Whole | Ending::BreaksOnceAfter(_) if more_announced => self.stall().await,
-            Ending::Whole | Ending::BreaksOnceAfter(_) => Ok(None),
+            Ending::Whole if more_announced => self.stall().await,
+            Ending::Whole => Ok(None),
         }
     }
 

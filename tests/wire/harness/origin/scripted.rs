@@ -1,0 +1,227 @@
+//! A source that follows a script, byte by byte.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use super::{CHUNK_BYTES, SEND_BUFFER_BYTES};
+
+/// A request is no longer. Bytes.
+const REQUEST_MAX_BYTES: usize = 256 * 1024;
+
+/// What is done about a request: one thing after the other. Unless the last is an end, the connection stays open for more.
+pub type Script = Arc<dyn Fn(&Asked) -> Vec<Act> + Send + Sync>;
+
+/// One thing that a source does on a connection.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Bytes that are no part of a body.
+    Say(Bytes),
+    /// The same again and again.
+    SayForever(Bytes),
+    /// Bytes of a body, which are counted.
+    Send(Bytes),
+    /// The same bytes of a body again and again.
+    SendForever(Bytes),
+    /// Nothing, until [`Scripted::go_on`].
+    Wait,
+    Pause(Duration),
+    /// Nothing, until the other side goes away.
+    FallSilent,
+    /// Ends the connection as it should be ended.
+    Close,
+    /// Ends it without a word; over TLS, that is a difference.
+    Vanish,
+}
+
+impl Act {
+    pub fn say(text: impl Into<String>) -> Self {
+        Self::Say(text.into().into())
+    }
+}
+
+/// A request, as far as it was understood.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// How many came before.
+    pub number: usize,
+    /// The request line and the headers.
+    pub head: String,
+    /// Where another source is.
+    pub elsewhere: SocketAddr,
+}
+
+impl Asked {
+    pub fn target(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        lines
+            .map(|(name, value)| (name, value.trim()))
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The byte from which on the rest is asked for.
+    pub fn rest(&self) -> Option<usize> {
+        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    }
+}
+
+/// What was asked of a source, and what it sent.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    pub requests: usize,
+    /// Bytes of bodies that were handed to the socket.
+    pub body_bytes: u64,
+}
+
+/// The source. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Scripted {
+    address: SocketAddr,
+    sent: Arc<Mutex<Sent>>,
+    going_on: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Scripted {
+    pub async fn start(script: Script, on: IpAddr, tls: Option<TlsAcceptor>, elsewhere: Option<SocketAddr>) -> Self {
+        let listener = TcpListener::bind((on, 0)).await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let (going_on, sent) = (watch::Sender::new(false), Arc::<Mutex<Sent>>::default());
+        let stage = Stage { script, elsewhere: elsewhere.unwrap_or(address), sent: sent.clone(), going_on: going_on.subscribe() };
+        Self { address, sent, going_on, accepting: tokio::spawn(accept(listener, tls, stage)) }
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends every [`Act::Wait`], now and later.
+    pub fn go_on(&self) {
+        self.going_on.send_replace(true);
+    }
+
+    pub fn sent(&self) -> Sent {
+        lock(&self.sent).clone()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn lock(sent: &Mutex<Sent>) -> MutexGuard<'_, Sent> {
+    sent.lock().expect("no test panics while it holds this")
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, stage: Stage) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES).expect("a socket's buffer can be made small");
+        stream.set_nodelay(true).expect("a socket can do without delays");
+        let (tls, stage) = (tls.clone(), stage.clone());
+        connections.spawn(serve(stream, tls, stage));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// A supernode that goes away in the middle, or trusts no such certificate, ends it with an error: neither is news.
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, stage: Stage) {
+    let _ = match tls {
+        None => stage.play(stream).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => stage.play(stream).await,
+            Err(error) => Err(error),
+        },
+    };
+}
+
+/// What every connection of a source needs.
+#[derive(Clone)]
+struct Stage {
+    script: Script,
+    elsewhere: SocketAddr,
+    sent: Arc<Mutex<Sent>>,
+    going_on: watch::Receiver<bool>,
+}
+
+impl Stage {
+    async fn play(mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+        while let Some(head) = read_head(&mut stream).await? {
+            let number = {
+                let mut sent = lock(&self.sent);
+                sent.requests += 1;
+                sent.requests - 1
+            };
+            let asked = Asked { number, head, elsewhere: self.elsewhere };
+            for act in (self.script)(&asked) {
+                match act {
+                    Act::Close => return stream.shutdown().await,
+                    Act::Vanish => return Ok(()),
+                    act => self.act(&mut stream, act).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin), act: Act) -> std::io::Result<()> {
+        match act {
+            Act::Say(bytes) => stream.write_all(&bytes).await?,
+            Act::SayForever(bytes) => loop {
+                stream.write_all(&bytes).await?;
+            },
+            Act::Send(bytes) => self.send(stream, &bytes).await?,
+            Act::SendForever(bytes) => loop {
+                self.send(stream, &bytes).await?;
+            },
+            Act::Wait => {
+                // It ends with the source at the latest.
+                let _ = self.going_on.wait_for(|going_on| *going_on).await;
+            }
+            Act::Pause(duration) => tokio::time::sleep(duration).await,
+            Act::FallSilent => {
+                let _ = stream.read(&mut [0]).await?;
+            }
+            // They end what this is a part of.
+            Act::Close | Act::Vanish => {}
+        }
+        stream.flush().await
+    }
+
+    async fn send(&self, stream: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> std::io::Result<()> {
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            stream.write_all(chunk).await?;
+            lock(&self.sent).body_bytes += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The next request up to its empty line; what is no HTTP is whatever came. `None` where the other side has gone.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+        let is_http = head.first().is_some_and(u8::is_ascii_uppercase);
+        if !is_http || head.ends_with(b"\r\n\r\n") || head.len() > REQUEST_MAX_BYTES {
+            return Ok(Some(String::from_utf8_lossy(&head).into_owned()));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Redirects: where they lead, and where they may not.
+
+use super::answers::{bare, small_file};
+use super::case::{Case, Group, case, small};
+use crate::harness::client::Wanted;
+use crate::harness::origin::scripted::{Act, Asked};
+use crate::harness::origin::tls::self_signed_acceptor;
+
+/// Where clouds hand out credentials, however it is written.
+pub const METADATA: [&str; 5] = [
+    "http://169.254.169.254/latest/meta-data/",
+    "http://[::ffff:169.254.169.254]/latest/meta-data/",
+    "http://2852039166/latest/meta-data/",
+    "http://0xa9fea9fe/latest/meta-data/",
+    "http://[fe80::1]/",
+];
+const DENYING: &str = "base: {source: {deny: ['*.internal.example', localhost]}}\n";
+
+pub fn group() -> Group {
+    let cases = [followed(), chains(), forbidden(), broken()].into_iter().flatten().collect();
+    Group { title: "Redirects", cases }
+}
+
+fn to(status: &str, location: &str) -> Vec<Act> {
+    bare(status, &format!("Location: {location}\r\n"))
+}
+
+/// Leads there, and has the file itself, too.
+fn leading(what: &str, status: &'static str, location: &'static str) -> Case {
+    case(what, move |asked| if asked.target() == "/file" { to(status, location) } else { small_file() })
+}
+
+fn followed() -> Vec<Case> {
+    let statuses = ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"];
+    let mut cases: Vec<Case> =
+        statuses.into_iter().map(|status| leading(&format!("moved, {status}"), status, "/moved")).collect();
+    cases.extend([
+        leading("moved, to a relative place", "302 Found", "moved?a=b"),
+        case("moved to another port or host: it is not given the headers with credentials", |asked| {
+            to("302 Found", &format!("http://{}/file", asked.elsewhere))
+        })
+        .elsewhere(|asked| match (asked.header("authorization"), asked.header("cookie"), asked.header("x-harmless")) {
+            (None, None, Some(_)) => small_file(),
+            _ => bare("400 Bad Request", ""),
+        })
+        .asked(|wanted| {
+            let headers = ["Authorization: Bearer secret", "Cookie: a=secret", "X-Harmless: yes"].map(str::to_owned);
+            Wanted { headers: headers.into(), ..wanted }
+        }),
+        case("moved from https to http", |asked| to("302 Found", &format!("http://{}/file", asked.elsewhere)))
+            .tls(self_signed_acceptor())
+            .elsewhere(|_| small_file())
+            .asked(|wanted| Wanted { insecure: true, ..wanted }),
+        case("moved within the same host: it is given the headers with credentials again", |asked| {
+            match (asked.target(), asked.header("authorization")) {
+                ("/file", Some(_)) => to("302 Found", "/moved"),
+                (_, Some(_)) => small_file(),
+                (_, None) => bare("401 Unauthorized", ""),
+            }
+        })
+        .asked(|wanted| Wanted { headers: vec!["Authorization: Bearer secret".to_owned()], ..wanted }),
+    ]);
+    cases
+}
+
+/// Leads from `/file` on to `/1`, `/2` and so on.
+fn chain(asked: &Asked, redirects: u32) -> Vec<Act> {
+    let place = asked.target().trim_start_matches('/').parse().unwrap_or(0);
+    if place < redirects { to("302 Found", &format!("/{}", place + 1)) } else { small_file() }
+}
+
+fn chains() -> Vec<Case> {
+    vec![
+        case("redirects 3 times", |asked| chain(asked, 3)),
+        case("redirects 10 times", |asked| chain(asked, 10)),
+        case("redirects 11 times", |asked| chain(asked, 11)),
+        case("redirects in a circle", |asked| to("302 Found", asked.target())),
+    ]
+}
+
+fn forbidden() -> Vec<Case> {
+    let mut cases: Vec<Case> = METADATA
+        .into_iter()
+        .map(|forbidden| leading(&format!("redirects to where clouds keep metadata, {forbidden}"), "302 Found", forbidden))
+        .collect();
+    cases.push(
+        leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING),
+    );
+    for scheme in ["ftp://127.0.0.1/file", "file:///etc/passwd", "gopher://127.0.0.1/", "data:text/plain,abc"] {
+        let shown = scheme.split(':').next().unwrap_or_default();
+        cases.push(leading(&format!("redirects to {shown}:"), "302 Found", scheme));
+    }
+    cases
+}
+
+fn broken() -> Vec<Case> {
+    vec![
+        case("redirects without a Location", |_| bare("302 Found", "")),
+        case("redirects to an empty Location", |asked| match asked.number {
+            0 => to("302 Found", ""),
+            _ => bare("404 Not Found", ""),
+        }),
+        case("redirects to no URL", |_| to("302 Found", "http://[::1")),
+        case("redirects to bytes that are no text", |_| {
+            vec![Act::Say(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /\xff\xfe\r\n\r\n".to_vec().into())]
+        }),
+        case("redirects to a URL of 100,000 characters", |asked| match asked.target() {
+            "/file" => to("302 Found", &format!("/{}", "x".repeat(100_000))),
+            _ => small_file(),
+        }),
+        case("redirects to a URL with user and password", |asked| match asked.header("authorization") {
+            None if asked.target() == "/file" => to("302 Found", &format!("http://user:pass@{}/moved", asked.elsewhere)),
+            None => bare("401 Unauthorized", ""),
+            Some(_) => small_file(),
+        }),
+        case("redirects, with a body", |asked| match asked.target() {
+            "/file" => {
+                let head = "HTTP/1.1 302 Found\r\nContent-Length: 1000\r\nLocation: /moved\r\n\r\n";
+                vec![Act::say(head), Act::Send(small())]
+            }
+            _ => small_file(),
+        })
+        .sending_at_most(2.0),
+    ]
+}
