@@ -170,6 +170,10 @@ impl Cluster {
         effects.changes.extend(change);
         let ticket = {
             let mut inner = cell.live().map_err(|_| LedgerError::Stopping)?;
+            // From here on it counts as stored, and no longer as coming.
+            if let Event::PieceStored { digest, .. } = &event {
+                inner.coming_bytes = inner.coming_bytes.saturating_sub(digest.slot_len().into());
+            }
             inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.submit(room, &mut effects)
         };
@@ -329,10 +333,7 @@ impl Ledger for CellLedger<'_> {
         if known.is_some_and(|known| known != digest) {
             return Err(LedgerError::Contradiction);
         }
-        let recorded = self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await;
-        let mut inner = self.cell.lock();
-        inner.coming_bytes = inner.coming_bytes.saturating_sub(digest.slot_len().into());
-        recorded
+        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
     }
 
     async fn stored_small(&self, slot: Slot) -> Result<(), LedgerError> {

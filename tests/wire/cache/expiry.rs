@@ -78,7 +78,7 @@ async fn a_silent_client_leaves_for_good_and_is_served_when_it_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_keep_a_client_and_its_peer() {
     let (origin, service) = (Origin::start().await, Service::start_configured(CLIENTS_ONLY).await);
-    let url = origin.put("file", File::new(random_content(1000)));
+    let url = origin.put("file", File::new(random_content(2000)));
     let (client, task) = register(&service, &url).await.expect("it is accepted");
     let port = service.dump().await.of_kind("peer").next().expect("a peer")["port"].clone();
     let heartbeat = json!({"cID": client.cid(), "IP": "127.0.0.1", "port": port});
@@ -106,7 +106,7 @@ async fn time_without_a_service_expires_nothing_at_once() {
     let origin = Origin::start().await;
     let long = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, taskExpireTime: 1h}\n";
     let mut service = Service::start_configured(long).await;
-    let url = origin.put("file", File::new(random_content(1000)));
+    let url = origin.put("file", File::new(random_content(2000)));
     let task = download(&service, &url).await.task;
     service.kill9();
     // As if it had been down for days.
@@ -126,7 +126,7 @@ async fn time_without_a_service_expires_nothing_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_preheated_waits_for_its_first_client() {
     let (origin, mut service) = (Origin::start().await, Service::start_configured(SHORT).await);
-    let content = random_content(1000);
+    let content = random_content(2000);
     let url = origin.put("file", File::new(content.clone()));
     let answer = exchange::call(service.api(), post_json("/api/v1/preheats", &json!({"type": "file", "url": url}))).await;
     assert_eq!(answer.expect("an answer").status, 201);

@@ -177,7 +177,7 @@ async fn a_disk_that_is_nearly_full_keeps_nothing_that_is_unused() {
     let url = origin.put("file", File { ending: Ending::StallsAfter(5_000_000), ..File::new(random_content(6_000_000)) });
     let (client, using) = register(&service, &url).await.expect("it is accepted");
     eventually("a piece is in flight", async || (pull(&service, &using, client.cid()).await.code == 601).then_some(())).await;
-    let unused = origin.put("unused", File::new(random_content(1000)));
+    let unused = origin.put("unused", File::new(random_content(2000)));
     let unused = download(&service, &unused).await.task;
     eventually("what is unused goes", async || (!is_stored(&service, &unused).await).then_some(())).await;
     assert_eq!(pull(&service, &using, client.cid()).await.code, 601, "what is in use stays");

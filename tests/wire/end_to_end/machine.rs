@@ -215,7 +215,7 @@ async fn what_a_killed_snapshot_left_is_removed_by_a_start_that_takes_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_was_told_it_has_everything_is_done_for_good() {
     let (origin, mut service) = (Origin::start().await, Service::start().await);
-    let url = origin.put("file", File::new(random_content(1000)));
+    let url = origin.put("file", File::new(random_content(2000)));
     let client = std::sync::Arc::new(Client::start(&Release::GO_1_0_6).await);
     let task = client.download(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}")).task;
     service.kill9();

@@ -38,7 +38,7 @@ async fn refused(args: &[&str], code: i32) -> String {
     said
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
@@ -90,10 +90,10 @@ async fn a_restore_that_is_killed_anywhere_leaves_the_old_or_the_new_home() {
     let mut service = Service::start().await;
     let (home, directory) = (service.home(), tempfile::tempdir().expect("a directory"));
     let snapshot = directory.path().join("s.snap");
-    download(&service, &origin.put("first", File::new(random_content(1000)))).await;
+    download(&service, &origin.put("first", File::new(random_content(2000)))).await;
     let new = service.dump().await.sorted();
     done(&["snapshot", "--home-dir", text(&home), "--output", text(&snapshot)]).await;
-    download(&service, &origin.put("second", File::new(random_content(1000)))).await;
+    download(&service, &origin.put("second", File::new(random_content(2000)))).await;
     let mut here = service.dump().await.sorted();
     assert!(service.terminate().await.success(), "an orderly stop");
     let began = Instant::now();
@@ -122,7 +122,7 @@ async fn a_restore_that_is_killed_anywhere_leaves_the_old_or_the_new_home() {
 async fn a_damaged_snapshot_changes_nothing() {
     let origin = Origin::start().await;
     let mut service = Service::start().await;
-    download(&service, &origin.put("file", File::new(random_content(1000)))).await;
+    download(&service, &origin.put("file", File::new(random_content(2000)))).await;
     let (home, before) = (service.home(), service.dump().await);
     let snapshot = home.join("s.snap");
     done(&["snapshot", "--home-dir", text(&home), "--output", text(&snapshot)]).await;

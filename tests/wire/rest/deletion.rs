@@ -77,7 +77,7 @@ async fn a_file_that_comes_anew_has_the_etag_of_its_content() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_file_goes_with_the_next_registration() {
     let (origin, service) = (Origin::start().await, Service::start().await);
-    let url = origin.put("file", File::new(random_content(1000)));
+    let url = origin.put("file", File::new(random_content(2000)));
     let task = download(&service, &url).await.task;
     assert_eq!(call(service.api(), "DELETE", &format!("/tasks/{task}")).await.status, 204);
     let old = files_of(&service, &task);

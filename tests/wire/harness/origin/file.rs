@@ -132,8 +132,8 @@ pub struct Seen {
     pub range: Option<String>,
     pub if_range: Option<String>,
     pub if_none_match: Option<String>,
-    #[allow(dead_code, reason = "looked at by those who look for secrets, not by all who use sources")]
     pub authorization: Option<String>,
+    #[allow(dead_code, reason = "looked at by those who look for secrets, not by all who use sources")]
     pub cookie: Option<String>,
     /// The byte of the content at which the body began.
     pub start: u64,

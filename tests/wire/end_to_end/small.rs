@@ -1,0 +1,65 @@
+//! Sources that are too small for a file of their own: they lie in the database, and go wherever that goes.
+
+use super::download;
+use super::snapshots::{done, text};
+use crate::harness::eventually;
+use crate::harness::origin::{File, Origin};
+use crate::harness::pieces::random_content;
+use crate::harness::service::Service;
+
+/// The longest that has no file. Bytes.
+const SMALL_MAX_BYTES: usize = 1024;
+
+fn piece_files(service: &Service) -> usize {
+    let directories = std::fs::read_dir(service.home().join("pieces")).expect("a home has pieces");
+    directories.map(|entry| std::fs::read_dir(entry.expect("readable").path()).map_or(0, Iterator::count)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_sources_have_no_files_and_are_served_like_others() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let files: Vec<_> = [0, 1, 3, SMALL_MAX_BYTES, SMALL_MAX_BYTES + 1].map(random_content).into();
+    let urls: Vec<String> =
+        files.iter().map(|content| origin.put(&format!("of-{}", content.len()), File::new(content.clone()))).collect();
+    for (url, content) in urls.iter().zip(&files) {
+        assert!(download(&service, url).await.content == *content, "{url}");
+    }
+    assert_eq!(piece_files(&service), 1, "only what is too large has a file");
+    service.kill9();
+    service.restart().await;
+    for (url, content) in urls.iter().zip(&files) {
+        assert!(download(&service, url).await.content == *content, "{url} after a kill");
+        let name = url.rsplit('/').next().expect("a name");
+        assert_eq!(origin.record(name).0.len(), 1, "{url} was fetched again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_home_has_the_small_sources_without_piece_files() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let content = random_content(700);
+    let url = origin.put("file", File::new(content.clone()));
+    download(&service, &url).await;
+    let home = service.home();
+    let snapshot = home.join("s.snap");
+    done(&["snapshot", "--home-dir", text(&home), "--output", text(&snapshot)]).await;
+    assert!(service.terminate().await.success(), "an orderly stop");
+    std::fs::remove_dir_all(home.join("db")).expect("removed");
+    std::fs::remove_dir_all(home.join("pieces")).expect("removed");
+    done(&["restore", text(&snapshot), "--home-dir", text(&home)]).await;
+    done(&["check", "--home-dir", text(&home)]).await;
+    service.restart().await;
+    assert!(download(&service, &url).await.content == content);
+    assert_eq!(origin.record("file").0.len(), 1, "it was fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_source_that_changes_is_replaced() {
+    let (origin, service) = (Origin::start().await, Service::start_configured("base: {revalidateAfter: 1s}\n").await);
+    let (before, after) = (random_content(10), random_content(900));
+    let url = origin.put("file", File::new(before.clone()));
+    assert!(download(&service, &url).await.content == before);
+    origin.put("file", File { revision: 2, ..File::new(after.clone()) });
+    eventually("the new one is told", async || (download(&service, &url).await.content == after).then_some(())).await;
+    assert_eq!(piece_files(&service), 0);
+}
