@@ -17,5 +17,5 @@ pub const NAMES: [&str; 4] = [
     "the first schema",
     "a source's record says whether headers of it were left out",
     "there are preheats",
-    "a task's record says whom clients fetch from, and small sources lie in the database",
+    "a task's record says whom clients fetch from, small sources lie in the database, and tasks can be pinned",
 ];

@@ -1,5 +1,5 @@
-//! Schema 4: a task's record says whom clients fetch from what no peer has: the supernode, or the source itself; and small
-//! sources lie in the database, in a tree of its own.
+//! Schema 4: a task's record says whom clients fetch from what no peer has: the supernode, or the source itself; small
+//! sources lie in the database, and tasks can be pinned, each in a tree of its own.
 //!
 //! Version 1 of the record becomes version 2 by one more field at its end: four bytes that are 0, for the supernode.
 
@@ -8,6 +8,7 @@ const ROWS_AT_ONCE: usize = 10_000;
 
 pub fn run(db: &sled::Db) -> Result<(), sled::Error> {
     db.open_tree("contents")?;
+    db.open_tree("pins")?;
     let tasks = db.open_tree("tasks")?;
     let mut unflushed = 0;
     for row in tasks.iter() {

@@ -64,6 +64,8 @@ pub enum Use {
     SourceFetched,
     /// So many clients are fetching it, or are about to.
     Clients(usize),
+    /// Nobody, but an operator has pinned it.
+    Pinned,
 }
 
 /// A file of the repository.

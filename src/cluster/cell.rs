@@ -112,6 +112,8 @@ pub struct Inner {
     pub used: Moment,
     /// For how long nobody had used it when the service started, if nobody has since.
     pub idle_before: Duration,
+    /// An operator wants its file kept.
+    pub pinned: bool,
     /// For how long it waits for clients that have yet to come.
     pub awaited_for: Duration,
     /// The use that is noted on the disk.
@@ -138,6 +140,7 @@ impl Cell {
             held: HashMap::new(),
             used: now,
             idle_before: Duration::ZERO,
+            pinned: false,
             awaited_for: Duration::ZERO,
             marked: now,
             validated: Validated::now(now),
@@ -289,6 +292,11 @@ impl Inner {
         (clients > 0).then_some(Use::Clients(clients))
     }
 
+    /// Why its file must stay, if it must.
+    pub fn must_stay(&self, now: Moment) -> Option<Use> {
+        self.in_use(now).or(self.pinned.then_some(Use::Pinned))
+    }
+
     /// The task as a file of the repository.
     pub fn cached(&self, now: Moment) -> Cached {
         let status = self.swarm.status();
@@ -306,7 +314,7 @@ impl Inner {
             },
             unused,
             idle: unused.saturating_add(self.idle_before),
-            in_use: self.in_use(now),
+            in_use: self.must_stay(now),
             whole: is_kept && self.swarm.is_whole(),
             awaited_for: self.awaited_for,
         }

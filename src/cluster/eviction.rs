@@ -63,6 +63,7 @@ impl CachedFile {
             Fate::Stays(Stay::InUse(Use::SourceFetched)) => "it is being fetched from its source".to_owned(),
             Fate::Stays(Stay::InUse(Use::Clients(1))) => "a client is fetching it".to_owned(),
             Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it"),
+            Fate::Stays(Stay::InUse(Use::Pinned)) => "it is pinned".to_owned(),
             Fate::Stays(Stay::JustUsed) => format!("it was used {} ago; {}", rounded(cached.unused), expires()),
             Fate::Stays(Stay::LaterRound) => format!("others go before it, cleanRatio tenths at a time; {}", expires()),
             Fate::Stays(Stay::Room) => format!("there is room; {}", expires()),

@@ -38,12 +38,34 @@ impl Cluster {
         Ok(())
     }
 
+    /// Keeps a task's file whatever is short and however long nobody uses it, or no longer. Returns once that is durable.
+    pub async fn pin_task(&self, task: TaskId, pinned: bool) -> Result<(), CallError> {
+        let cell = self.cell(&task)?;
+        let room = self.committer.room().await?;
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = cell.live()?;
+            // Nobody was told of it yet, and it may never be stored.
+            if !inner.stored {
+                return Err(CallError::UnknownTask(task));
+            }
+            if inner.pinned != pinned {
+                inner.pinned = pinned;
+                effects.changes.push(Change::TaskPinned { task, pinned });
+            }
+            inner.submit(room, &mut effects)
+        };
+        ticket.durable().await?;
+        tracing::info!(%task, pinned, "task pinned or released");
+        Ok(())
+    }
+
     /// Forgets a task that nobody uses, and its file: first its clients, some at a time, then the rest. Tells whether it is
     /// gone, which it is not where somebody has come to use it, or a stop has come between two steps.
     pub(super) async fn forget_unused_task(&self, unused: &Cached) -> Result<bool, CallError> {
         let is_unused = |inner: &Inner| {
             let now = self.now();
-            inner.in_use(now).is_none() && now.since(inner.used) >= unused.unused
+            inner.must_stay(now).is_none() && now.since(inner.used) >= unused.unused
         };
         loop {
             if self.stopping.is_cancelled() {

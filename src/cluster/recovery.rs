@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     fn rebuild(&self, rows: TaskRows, peers: &Peers) -> Cell {
-        let TaskRows { spec, mut status, pieces, clients, progress } = rows;
+        let TaskRows { spec, mut status, pieces, clients, progress, pinned } = rows;
         let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
         let is_kept = status.pattern == CdnPattern::Local;
@@ -154,6 +154,7 @@ impl Cluster {
         {
             let mut inner = cell.lock();
             inner.idle_before = idle;
+            inner.pinned = pinned;
             inner.validated = Validated::before_start(self.now(), idle);
         }
         cell

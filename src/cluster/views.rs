@@ -29,6 +29,7 @@ pub struct TaskView {
     pub status: TaskStatus,
     pub pieces_stored: u32,
     pub clients: usize,
+    pub pinned: bool,
 }
 
 /// Which tasks are wanted; what is `None` does not matter.
@@ -128,5 +129,6 @@ fn view(cell: &Cell) -> TaskView {
         status: inner.swarm.status().clone(),
         pieces_stored: inner.swarm.pieces_stored(),
         clients: inner.swarm.members(),
+        pinned: inner.pinned,
     }
 }

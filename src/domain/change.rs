@@ -17,6 +17,11 @@ pub enum Change {
         task: TaskId,
         status: TaskStatus,
     },
+    /// Whether an operator wants its file kept, whatever is short.
+    TaskPinned {
+        task: TaskId,
+        pinned: bool,
+    },
     /// A piece's bytes are on disk, verified and synced.
     PieceStored {
         task: TaskId,

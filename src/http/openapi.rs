@@ -50,6 +50,8 @@ use super::{client_api, peer_api};
         tasks::list,
         tasks::get,
         tasks::delete,
+        tasks::pin,
+        tasks::unpin,
         tasks::pieces,
         tasks::clients
     )

@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 22] = [
+pub static ROUTES: [Route; 23] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -38,6 +38,7 @@ pub static ROUTES: [Route; 22] = [
     route("/preheats/{id}", &["GET", "DELETE"]),
     route("/tasks", &["GET"]),
     route("/tasks/{id}", &["GET", "DELETE"]),
+    route("/tasks/{id}/pin", &["PUT", "DELETE"]),
     // Two lists of one task.
     route("/tasks/{id}/{list}", &["GET"]),
 ];

@@ -6,7 +6,7 @@ use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
+    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
@@ -59,7 +59,15 @@ impl Ended {
                 client: None,
             }),
             Change::TaskForgotten { task } => Some(Self {
-                tables: &[Table::Sources, Table::Tasks, Table::Pieces, Table::Clients, Table::Progress, Table::Contents],
+                tables: &[
+                    Table::Sources,
+                    Table::Tasks,
+                    Table::Pieces,
+                    Table::Clients,
+                    Table::Progress,
+                    Table::Contents,
+                    Table::Pins,
+                ],
                 prefix: task.as_bytes().to_vec(),
                 client: None,
             }),
@@ -75,6 +83,7 @@ impl Ended {
             | Change::TaskProgressed { .. }
             | Change::PieceStored { .. }
             | Change::ContentKept { .. }
+            | Change::TaskPinned { .. }
             | Change::PieceLost { .. }
             | Change::PeerSeen(_)
             | Change::ClientChanged(_)
@@ -119,6 +128,10 @@ impl Batches {
             Change::PieceStored { task, piece, digest } => {
                 self.put(Table::Pieces, piece_key(task, *piece).as_slice(), encode("pieces", &PieceV1::new(digest, true))?);
             }
+            Change::TaskPinned { task, pinned: true } => {
+                self.put(Table::Pins, task.as_bytes().as_slice(), encode("pins", &PinV1 {})?);
+            }
+            Change::TaskPinned { task, pinned: false } => self.remove(Table::Pins, task.as_bytes().as_slice()),
             Change::ContentKept { task, slot } => {
                 let record = ContentV1 { slot: slot.to_vec() };
                 self.put(Table::Contents, task.as_bytes().as_slice(), encode("contents", &record)?);

@@ -1,7 +1,7 @@
 //! Whether rows are what they should be: each for itself, and with each other.
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
+    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
@@ -31,6 +31,10 @@ pub fn row(table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         Table::Progress => parse_progress(of_task()?).ok_or(RecordError::Key).and_then(|_| ProgressV1::decode(value).map(|_| ())),
         Table::Contents => match of_task()? {
             [] => ContentV1::decode(value).map(|_| ()),
+            _ => Err(RecordError::Key),
+        },
+        Table::Pins => match of_task()? {
+            [] => PinV1::decode(value).map(|_| ()),
             _ => Err(RecordError::Key),
         },
         Table::Preheats => match parse_preheat(key).ok_or(RecordError::Key)? {
@@ -81,11 +85,14 @@ impl Store {
                 let client = parse_progress(rest).map(|(client, _)| client);
                 self.check_client(&task, client)
             }
-            (Table::Sources | Table::Clients | Table::Peers | Table::Preheats | Table::Contents, Some(_)) => Ok(None),
+            (Table::Sources | Table::Clients | Table::Peers | Table::Preheats | Table::Contents | Table::Pins, Some(_)) => {
+                Ok(None)
+            }
             (Table::Sources, None) => orphan("there is a source".into()),
             (Table::Pieces, None) => orphan("there is a piece".into()),
             (Table::Clients, None) => orphan("there is a client".into()),
             (Table::Contents, None) => orphan("there is content".into()),
+            (Table::Pins, None) => orphan("there is a pin".into()),
             (Table::Progress | Table::Peers | Table::Preheats, None) => orphan("there is progress".into()),
         }
     }

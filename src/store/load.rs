@@ -32,6 +32,7 @@ pub struct TaskRows {
     pub pieces: Vec<(PieceNumber, PieceDigest, bool)>,
     pub clients: Vec<Client>,
     pub progress: Vec<(ClientId, StoredProgress)>,
+    pub pinned: bool,
 }
 
 impl Store {
@@ -52,7 +53,9 @@ impl Store {
             Err(_) if self.status(id)?.is_none() => return Ok(None),
             source => source?,
         };
-        Ok(Some(TaskRows { spec, status, pieces: self.pieces(id)?, clients: self.clients(id)?, progress: self.progress(id)? }))
+        let pinned = self.trees.pins.contains_key(id.as_bytes()).map_err(StoreError::sled("read a pin"))?;
+        let (pieces, clients, progress) = (self.pieces(id)?, self.clients(id)?, self.progress(id)?);
+        Ok(Some(TaskRows { spec, status, pieces, clients, progress, pinned }))
     }
 
     /// The only slot of a task whose source is too small for a file; `None` where there is none.

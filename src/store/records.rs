@@ -223,6 +223,14 @@ impl PieceV1 {
     }
 }
 
+/// There is one of a task that is pinned.
+#[derive(Serialize, Deserialize)]
+pub struct PinV1 {}
+
+impl Record for PinV1 {
+    const VERSION: u8 = 1;
+}
+
 /// A slot, wrapped as clients get it.
 #[derive(Serialize, Deserialize)]
 pub struct ContentV1 {

@@ -35,11 +35,21 @@ pub enum Table {
     Progress,
     Preheats,
     Contents,
+    Pins,
 }
 
 impl Table {
-    pub const ALL: [Self; 8] =
-        [Self::Sources, Self::Tasks, Self::Pieces, Self::Peers, Self::Clients, Self::Progress, Self::Preheats, Self::Contents];
+    pub const ALL: [Self; 9] = [
+        Self::Sources,
+        Self::Tasks,
+        Self::Pieces,
+        Self::Peers,
+        Self::Clients,
+        Self::Progress,
+        Self::Preheats,
+        Self::Contents,
+        Self::Pins,
+    ];
 
     pub const fn tree(self, trees: &Trees) -> &Tree {
         match self {
@@ -51,6 +61,7 @@ impl Table {
             Self::Progress => &trees.progress,
             Self::Preheats => &trees.preheats,
             Self::Contents => &trees.contents,
+            Self::Pins => &trees.pins,
         }
     }
 
@@ -64,6 +75,7 @@ impl Table {
             Self::Progress => "progress",
             Self::Preheats => "preheats",
             Self::Contents => "contents",
+            Self::Pins => "pins",
         }
     }
 }
@@ -80,6 +92,7 @@ pub struct Trees {
     pub progress: Tree,
     pub preheats: Tree,
     pub contents: Tree,
+    pub pins: Tree,
 }
 
 impl Trees {
@@ -95,6 +108,7 @@ impl Trees {
             progress: open("progress")?,
             preheats: open("preheats")?,
             contents: open("contents")?,
+            pins: open("pins")?,
         })
     }
 

@@ -106,6 +106,7 @@ impl ModelStore {
                 }
                 Change::TaskDefined(_)
                 | Change::ContentKept { .. }
+                | Change::TaskPinned { .. }
                 | Change::PeerSeen(_)
                 | Change::TaskForgotten { .. }
                 | Change::PeerForgotten(_)

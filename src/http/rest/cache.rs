@@ -79,7 +79,7 @@ pub struct CachedFileInfo {
     goes: bool,
     /// Why it goes, or why it stays.
     why: String,
-    /// Until it expires, if nobody uses it; null while it is in use.
+    /// Until it expires, if nobody uses it; null while it is in use or pinned.
     expires_in_seconds: Option<u64>,
 }
 
@@ -110,7 +110,7 @@ pub struct CachePage {
 }
 
 /// What is cached, how much room there is, and of each file why it stays or goes: those that go first, then those that
-/// would go next, then those that are in use. A page at a time.
+/// would go next, then those that are in use or pinned. A page at a time.
 #[utoipa::path(get, path = "/cache", tag = "tasks",
     params(("pageNum" = Option<usize>, Query, description = "From 0"), ("pageSize" = Option<usize>, Query, description = "1 to 1000, 100 by default")),
     responses((status = 200, body = CachePage, description = "X-Total-Count tells how many files there are"), (status = 400, body = super::super::wire::Failure)))]

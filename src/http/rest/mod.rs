@@ -45,9 +45,12 @@ pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let list = warp::path::end().and(warp::get()).and(with_api.clone()).and(query()).then(tasks::list);
     let task = warp::path!(String).and(warp::get()).and(with_api.clone()).then(tasks::get);
     let delete = warp::path!(String).and(warp::delete()).and(with_api.clone()).and(query()).then(tasks::delete);
+    let pin = warp::path!(String / "pin").and(warp::put()).and(with_api.clone()).then(tasks::pin);
+    let unpin = warp::path!(String / "pin").and(warp::delete()).and(with_api.clone()).then(tasks::unpin);
     let pieces = warp::path!(String / "pieces").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::pieces);
     let clients = warp::path!(String / "clients").and(warp::get()).and(with_api.clone()).and(query()).then(tasks::clients);
     let tasks = list.or(task).unify().or(delete).unify().or(pieces).unify().or(clients).unify();
+    let tasks = tasks.or(pin).unify().or(unpin).unify();
 
     let list = warp::path::end().and(warp::get()).and(with_api.clone()).and(query()).then(preheats::list);
     let add = warp::path::end().and(warp::post()).and(with_api.clone()).and(limited_body()).then(preheats::add);

@@ -53,13 +53,15 @@ pub struct TaskInfo {
     /// MD5 of the source's bytes, once they are all here.
     real_md5: String,
     clients: usize,
+    /// Its file stays, whatever is short.
+    pinned: bool,
     /// How often the source has changed.
     generation: u32,
 }
 
 impl From<TaskView> for TaskInfo {
     fn from(view: TaskView) -> Self {
-        let TaskView { spec, status, pieces_stored, clients } = view;
+        let TaskView { spec, status, pieces_stored, clients, pinned } = view;
         let (reason, real_md5) = match &status.state {
             SourceState::Failed(failure) => (Some(failure.reason.clone()), String::new()),
             SourceState::Success { md5, .. } => (None, md5.map(|md5| md5.to_string()).unwrap_or_default()),
@@ -82,6 +84,7 @@ impl From<TaskView> for TaskInfo {
             pieces_stored,
             real_md5,
             clients,
+            pinned,
             generation: status.generation.0,
         }
     }
@@ -199,6 +202,28 @@ pub async fn delete(id: String, api: Arc<Api>, query: String) -> Response {
         Ok(StatusCode::NO_CONTENT.into_response())
     };
     reply(deleting.await)
+}
+
+/// Pins a task: its file stays, whatever is short and however long nobody uses it, until the pin or the task is deleted.
+#[utoipa::path(put, path = "/tasks/{id}/pin", tag = "tasks", params(("id" = String, Path, description = "64 hexadecimal digits")),
+    responses((status = 204), (status = 400, body = super::super::wire::Failure), (status = 404, body = super::super::wire::Failure)))]
+pub async fn pin(id: String, api: Arc<Api>) -> Response {
+    set_pinned(&id, &api, true).await
+}
+
+/// Takes a task's pin away, if it has one.
+#[utoipa::path(delete, path = "/tasks/{id}/pin", tag = "tasks", params(("id" = String, Path, description = "64 hexadecimal digits")),
+    responses((status = 204), (status = 400, body = super::super::wire::Failure), (status = 404, body = super::super::wire::Failure)))]
+pub async fn unpin(id: String, api: Arc<Api>) -> Response {
+    set_pinned(&id, &api, false).await
+}
+
+async fn set_pinned(id: &str, api: &Api, pinned: bool) -> Response {
+    let setting = async {
+        api.cluster.pin_task(task_in_path(id)?, pinned).await?;
+        Ok(StatusCode::NO_CONTENT.into_response())
+    };
+    reply(setting.await)
 }
 
 /// The pieces of a task that can be handed out, a page at a time, by number.

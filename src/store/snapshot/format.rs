@@ -79,6 +79,7 @@ impl Kind {
             Self::Rows(Table::Progress) => [2, 6],
             Self::Rows(Table::Preheats) => [2, 7],
             Self::Rows(Table::Contents) => [2, 8],
+            Self::Rows(Table::Pins) => [2, 9],
             Self::End => [3, 0],
         }
     }

@@ -171,9 +171,14 @@ impl Table {
     pub fn check(self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
         match self {
             Self::Sources => crate::store::check::source(key, value),
-            Self::Tasks | Self::Pieces | Self::Peers | Self::Clients | Self::Progress | Self::Preheats | Self::Contents => {
-                crate::store::check::row(self, key, value)
-            }
+            Self::Tasks
+            | Self::Pieces
+            | Self::Peers
+            | Self::Clients
+            | Self::Progress
+            | Self::Preheats
+            | Self::Contents
+            | Self::Pins => crate::store::check::row(self, key, value),
         }
     }
 }

@@ -117,7 +117,13 @@ impl Store {
             match table {
                 Table::Sources => self.put_source(&key, output)?,
                 Table::Preheats => put_preheat(&key, Some(&value), output)?,
-                Table::Tasks | Table::Pieces | Table::Peers | Table::Clients | Table::Progress | Table::Contents => {
+                Table::Tasks
+                | Table::Pieces
+                | Table::Peers
+                | Table::Clients
+                | Table::Progress
+                | Table::Contents
+                | Table::Pins => {
                     output.row(table, &key, Some(&value))?;
                 }
             }

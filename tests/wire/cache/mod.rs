@@ -5,6 +5,7 @@
 mod churn;
 mod expiry;
 mod explained;
+mod pins;
 mod quota;
 mod revalidation;
 
