@@ -8,7 +8,7 @@
 //! | [`retention`] | pure: which cached files go, and why each goes or stays |
 //! | [`swarm`] | the pure core, one `Swarm` a task: events in, decisions and changes out |
 //! | [`store`] | typed sled trees, records, schema and migrations, group commit, snapshots |
-//! | [`pieces`] | the piece files: writing, verifying, reading |
+//! | [`pieces`] | the piece files, and slots too small for one: writing, verifying, reading |
 //! | [`origin`] | one request to a source, and what its answer means |
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
 //! | [`cluster`] | the running whole: owns swarms, store, pieces and downloads; recovery |
@@ -24,8 +24,8 @@
 //! only then is the request answered.
 //!
 //! **Architecture Invariant:** `domain`, `swarm` and `retention` do no IO, read no clock and make no randomness.
-//! **Architecture Invariant:** no request that a download waits for reads the database; a heartbeat and questions about
-//! peers do, on threads that may block.
+//! **Architecture Invariant:** no question or report of a client reads the database, but a heartbeat and questions about
+//! peers; those, and downloads of what is too small for a file, do it on threads that may block.
 //! **Architecture Invariant:** an answer leaves only after everything that it speaks of is durable.
 //!
 //! Who may use whom is a table in `tests/tidy.rs`, which enforces it.

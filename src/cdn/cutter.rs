@@ -64,7 +64,13 @@ impl Cutter<'_> {
     ) -> Result<(), FetchError> {
         let mut piece = first;
         let mut open = None;
-        while let Some(Part { slot, ends }) = parts.recv().await {
+        loop {
+            let part = tokio::select! {
+                part = parts.recv() => part,
+                // Whoever records them has failed, and says so.
+                () = to_record.closed() => None,
+            };
+            let Some(Part { slot, ends }) = part else { return Ok(()) };
             let (writer, permit) = match open.take() {
                 Some(begun) => begun,
                 None => (self.begin(piece, slot.content())?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
@@ -92,7 +98,6 @@ impl Cutter<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     fn begin(&self, piece: u32, content: &[u8]) -> Result<SlotWriter, FetchError> {

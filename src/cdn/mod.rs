@@ -66,7 +66,7 @@ pub struct Known {
 
 impl Known {
     /// Whether the source is known to be too small for a file.
-    fn is_small(&self) -> bool {
+    pub fn is_small(&self) -> bool {
         self.length.is_some_and(|length| length <= SMALL_CONTENT_MAX_BYTES)
     }
 }

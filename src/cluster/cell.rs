@@ -102,8 +102,10 @@ pub struct Inner {
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
-    /// Of a source of unknown length, what is about to be on the disk. Bytes.
+    /// Of a source of unknown length, what has room to be on the disk beyond what is stored; and how much of that is being
+    /// written. Bytes.
     pub coming_bytes: u64,
+    pub writing_bytes: u64,
     /// The source wants a token, and its token service has not answered.
     pub authenticating: bool,
     /// Clients whose request is being held, and how to wake them.
@@ -136,6 +138,7 @@ impl Cell {
             looking: HashSet::new(),
             put_off: HashMap::new(),
             coming_bytes: 0,
+            writing_bytes: 0,
             authenticating: false,
             held: HashMap::new(),
             used: now,
@@ -246,8 +249,20 @@ impl Inner {
         let Fetching::Idle { failed } = &self.fetching else { return None };
         let failures = failed.as_ref().map_or(0, |failed| failed.failures);
         self.fetching = Fetching::Underway { failures, asked: Asked::with(&self.spec) };
-        self.coming_bytes = 0;
+        self.nothing_is_coming();
         Some(self.spec.clone())
+    }
+
+    /// Of what was being written, so much counts as stored from here on.
+    pub const fn has_come(&mut self, bytes: u64) {
+        self.writing_bytes = self.writing_bytes.saturating_sub(bytes);
+        self.coming_bytes = self.coming_bytes.saturating_sub(bytes);
+    }
+
+    /// Nothing is being written, and none of the room is needed.
+    pub const fn nothing_is_coming(&mut self) {
+        self.writing_bytes = 0;
+        self.coming_bytes = 0;
     }
 
     /// Notes that a download has failed, and that the task stays.

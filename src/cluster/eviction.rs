@@ -12,6 +12,8 @@ use super::{CallError, Cluster};
 use crate::cdn::LedgerError;
 use crate::config::units::format_duration;
 use crate::domain::SourceState;
+use crate::domain::piece::WRAPPING_BYTES;
+use crate::pieces::SMALL_CONTENT_MAX_BYTES;
 use crate::retention::{self, Cached, Fate, NoRoom, Quota, Reason, Rules, Stay, Use, Verdict};
 use crate::telemetry::metrics::METRICS;
 
@@ -76,6 +78,8 @@ fn rounded(duration: Duration) -> String {
     format_duration(Duration::from_secs(duration.as_secs()))
 }
 
+/// The largest slot that has no file. Bytes.
+const SMALL_SLOT_MAX_BYTES: u64 = SMALL_CONTENT_MAX_BYTES + WRAPPING_BYTES as u64;
 /// What a database needs to go on, with some to spare. Bytes.
 const DATABASE_ROOM_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -103,7 +107,8 @@ impl Cluster {
     /// whole, then those that nobody uses, for longest. Nothing can be recorded now; the next start finds them missing.
     pub async fn make_room_for_database(self: &Arc<Self>) {
         let mut files = self.cached_files().await;
-        files.retain(|file| file.stored_bytes > 0 && !(file.whole && file.in_use.is_some()));
+        // What lies in the database itself gives its disk nothing back.
+        files.retain(|file| file.stored_bytes > SMALL_SLOT_MAX_BYTES && !(file.whole && file.in_use.is_some()));
         files.sort_by_key(|file| (file.whole, std::cmp::Reverse(file.idle)));
         for file in files {
             match self.free_bytes().await {

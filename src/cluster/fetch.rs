@@ -17,6 +17,8 @@ use crate::pieces::Slot;
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
 
+/// Room that is looked for at once, beyond what is needed, for a file of unknown length. Bytes.
+const ROOM_AHEAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a file for which there was no room stays refused.
 const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,10 @@ impl Cluster {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
         let ledger = CellLedger { cluster: self, cell };
         self.worker.mend(spec, lost.generation, &lost.known, lost.missing, &ledger).await?;
+        if lost.known.is_small() {
+            // It may have had a file: its length was not known, or a program before schema 4 fetched it.
+            self.remove_file(&cell.spec.id, lost.generation).await;
+        }
         Ok(lost.whole)
     }
 
@@ -160,19 +166,13 @@ impl Cluster {
 
     /// Takes an event of the worker in and returns once it is durable.
     pub(super) async fn record(&self, cell: &Cell, event: Event) -> Result<(), LedgerError> {
-        self.record_with(cell, None, event).await
-    }
-
-    /// The same, with something that must not be durable without it, nor it without that.
-    async fn record_with(&self, cell: &Cell, change: Option<Change>, event: Event) -> Result<(), LedgerError> {
         let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
-        effects.changes.extend(change);
         let ticket = {
             let mut inner = cell.live().map_err(|_| LedgerError::Stopping)?;
             // From here on it counts as stored, and no longer as coming.
             if let Event::PieceStored { digest, .. } = &event {
-                inner.coming_bytes = inner.coming_bytes.saturating_sub(digest.slot_len().into());
+                inner.has_come(digest.slot_len().into());
             }
             inner.swarm.handle(self.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
             inner.submit(room, &mut effects)
@@ -316,16 +316,30 @@ impl Ledger for CellLedger<'_> {
     }
 
     async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
+        let bytes = bytes as u64;
         // A file of unknown length counts as it is written, and a little before; any other counts as a whole.
-        if self.cell.lock().swarm.status().length.is_none() {
-            let _turn = self.cluster.make_room(bytes as u64).await?;
-            self.cell.lock().coming_bytes += bytes as u64;
-        }
+        let ahead = {
+            let mut inner = self.cell.lock();
+            if inner.swarm.status().length.is_some() {
+                return Ok(());
+            }
+            inner.writing_bytes += bytes;
+            if inner.writing_bytes <= inner.coming_bytes {
+                return Ok(());
+            }
+            // Room is looked for among all files: the larger this one has become, the less often.
+            inner.swarm.stored_bytes().clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes))
+        };
+        let (_turn, room) = match self.cluster.make_room(ahead).await {
+            Ok(turn) => (turn, ahead),
+            Err(_) => (self.cluster.make_room(bytes).await?, bytes),
+        };
+        self.cell.lock().coming_bytes += room;
         Ok(())
     }
 
     fn settled(&self) {
-        self.cell.lock().coming_bytes = 0;
+        self.cell.lock().nothing_is_coming();
     }
 
     async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
@@ -341,8 +355,17 @@ impl Ledger for CellLedger<'_> {
         if self.cell.lock().swarm.digest(piece).is_some_and(|known| known != digest) {
             return Err(LedgerError::Contradiction);
         }
-        let kept = Change::ContentKept { task: self.cell.spec.id, slot: slot.bytes().into() };
-        self.cluster.record_with(self.cell, Some(kept), Event::PieceStored { piece, digest }).await
+        // In the database before anybody is told of it, as a piece of a file is on the disk.
+        let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let ticket = {
+            let mut inner = self.cell.live().map_err(|_| LedgerError::Stopping)?;
+            let (task, generation) = (self.cell.spec.id, inner.swarm.status().generation);
+            let mut effects = Effects::default();
+            effects.changes.push(Change::ContentKept { task, generation, slot: slot.bytes().into() });
+            inner.submit(room, &mut effects)
+        };
+        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
     }
 
     async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {

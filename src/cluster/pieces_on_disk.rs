@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::StartError;
 use crate::domain::{Change, PieceDigest, PieceNumber, TaskId, TaskStatus};
 use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES};
-use crate::store::{Store, StoredPieces};
+use crate::store::{Store, StoreError, StoredPieces};
 
 /// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
 const CHANGES_AT_ONCE: usize = 1_000;
@@ -76,13 +76,17 @@ pub fn open(
     status: &TaskStatus,
 ) -> Result<Option<PieceBytes>, PieceFileError> {
     if status.length.is_some_and(|length| length <= SMALL_CONTENT_MAX_BYTES) {
-        let row = store.content(task).map_err(|error| PieceFileError {
-            operation: "read the small content of",
-            path: repository.path(task, status.generation),
-            source: io::Error::other(error),
-        });
-        if let Some(slot) = row? {
-            return Ok(Some(PieceBytes::Row { slot, piece_size: status.piece_size }));
+        match store.content(task, status.generation) {
+            Ok(Some(slot)) => return Ok(Some(PieceBytes::Row { slot, piece_size: status.piece_size })),
+            Ok(None) => {}
+            // It is as damaged as a piece with other bytes, and fetched again like one.
+            Err(error @ StoreError::Record { .. }) => {
+                tracing::error!(%task, error = &error as &dyn std::error::Error, "small content is damaged");
+            }
+            Err(error) => {
+                let path = repository.path(task, status.generation);
+                return Err(PieceFileError { operation: "read the small content of", path, source: io::Error::other(error) });
+            }
         }
         // Programs before schema 4 gave every source a file.
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Client, ClientId, Peer, PieceDigest, PieceNumber, Preheat, PreheatChild, PreheatId, TaskId, TaskSpec, TaskStatus};
+use super::{
+    Client, ClientId, Generation, Peer, PieceDigest, PieceNumber, Preheat, PreheatChild, PreheatId, TaskId, TaskSpec, TaskStatus,
+};
 
 /// A fact that must outlive the process before anybody is told of it.
 ///
@@ -31,6 +33,7 @@ pub enum Change {
     /// The only slot of a source that is too small for a file of its own.
     ContentKept {
         task: TaskId,
+        generation: Generation,
         slot: Arc<[u8]>,
     },
     /// The piece's bytes are gone or damaged. Its digest stays: peers may hold it, and it must come out the same again.

@@ -132,8 +132,8 @@ impl Batches {
                 self.put(Table::Pins, task.as_bytes().as_slice(), encode("pins", &PinV1 {})?);
             }
             Change::TaskPinned { task, pinned: false } => self.remove(Table::Pins, task.as_bytes().as_slice()),
-            Change::ContentKept { task, slot } => {
-                let record = ContentV1 { slot: slot.to_vec() };
+            Change::ContentKept { task, generation, slot } => {
+                let record = ContentV1 { generation: generation.0, slot: slot.to_vec() };
                 self.put(Table::Contents, task.as_bytes().as_slice(), encode("contents", &record)?);
             }
             Change::PieceLost { task, piece, digest } => {

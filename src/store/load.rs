@@ -6,7 +6,7 @@ use super::records::{
 use super::schema::{parse_client, parse_piece, parse_preheat, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
 use crate::domain::{
-    Client, ClientId, Peer, PieceDigest, PieceNumber, PieceSet, Preheat, PreheatChild, TaskId, TaskSpec, TaskStatus,
+    Client, ClientId, Generation, Peer, PieceDigest, PieceNumber, PieceSet, Preheat, PreheatChild, TaskId, TaskSpec, TaskStatus,
 };
 
 /// A client's pieces of one task.
@@ -58,10 +58,11 @@ impl Store {
         Ok(Some(TaskRows { spec, status, pieces, clients, progress, pinned }))
     }
 
-    /// The only slot of a task whose source is too small for a file; `None` where there is none.
-    pub fn content(&self, id: &TaskId) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The only slot of a task's generation whose source is too small for a file; `None` where there is none.
+    pub fn content(&self, id: &TaskId, generation: Generation) -> Result<Option<Vec<u8>>, StoreError> {
         let row = self.trees.contents.get(id.as_bytes()).map_err(StoreError::sled("read a content"))?;
-        row.map(|row| ContentV1::decode(&row).map(|record| record.slot).map_err(in_tree("contents"))).transpose()
+        let record = row.map(|row| ContentV1::decode(&row).map_err(in_tree("contents"))).transpose()?;
+        Ok(record.filter(|record| record.generation == generation.0).map(|record| record.slot))
     }
 
     /// The pieces of a task whose bytes are on disk; `None` when there is no such task.

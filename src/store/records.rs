@@ -231,9 +231,10 @@ impl Record for PinV1 {
     const VERSION: u8 = 1;
 }
 
-/// A slot, wrapped as clients get it.
+/// A slot, wrapped as clients get it, and the generation of its task that it is of.
 #[derive(Serialize, Deserialize)]
 pub struct ContentV1 {
+    pub generation: u32,
     pub slot: Vec<u8>,
 }
 
