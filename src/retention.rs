@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::domain::TaskId;
+use crate::domain::piece::SMALL_SLOT_MAX_BYTES;
 
 /// A file that was used a moment ago is about to be used again, for a fleet does not come all at once: a disk that is
 /// nearly full does not take it. A quota does.
@@ -101,6 +102,11 @@ impl Cached {
     const fn can_make_room(&self) -> bool {
         self.in_use.is_none() && self.stored_bytes > 0
     }
+
+    /// Whether the disk has more room without it: what lies in the database gives none back.
+    const fn can_free_disk(&self) -> bool {
+        self.in_use.is_none() && self.stored_bytes > SMALL_SLOT_MAX_BYTES
+    }
 }
 
 /// Why a file goes.
@@ -163,7 +169,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
     let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
     let short = Shortage::of(rules, space.free_bytes);
     let settles_within = short.settles_within().min(rules.expire_after);
-    let is_settled = |cached: &Cached| cached.can_make_room() && !expired(cached) && cached.unused >= settles_within;
+    let is_settled = |cached: &Cached| cached.can_free_disk() && !expired(cached) && cached.unused >= settles_within;
     let mut this_round = this_round(rules, cached.iter().filter(|cached| is_settled(cached)).count());
     let mut verdicts: Vec<Verdict> = Vec::with_capacity(cached.len());
     for cached in cached {
@@ -177,7 +183,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
         } else {
             match short {
                 Shortage::None => Fate::Stays(Stay::Room),
-                Shortage::Little | Shortage::HardlyAny if !cached.can_make_room() => Fate::Stays(Stay::Room),
+                Shortage::Little | Shortage::HardlyAny if !cached.can_free_disk() => Fate::Stays(Stay::Room),
                 Shortage::Little | Shortage::HardlyAny if !is_settled(&cached) => Fate::Stays(Stay::JustUsed),
                 Shortage::HardlyAny => Fate::Goes(Reason::HardlyAnyRoom),
                 Shortage::Little if this_round > 0 => {

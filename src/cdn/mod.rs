@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use md5::Digest;
 
+use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
-use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES, Slot};
+use crate::pieces::{PieceBytes, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
 use limits::Flow;

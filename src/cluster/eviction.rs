@@ -12,8 +12,7 @@ use super::{CallError, Cluster};
 use crate::cdn::LedgerError;
 use crate::config::units::format_duration;
 use crate::domain::SourceState;
-use crate::domain::piece::WRAPPING_BYTES;
-use crate::pieces::SMALL_CONTENT_MAX_BYTES;
+use crate::domain::piece::SMALL_SLOT_MAX_BYTES;
 use crate::retention::{self, Cached, Fate, NoRoom, Quota, Reason, Rules, Stay, Use, Verdict};
 use crate::telemetry::metrics::METRICS;
 
@@ -66,8 +65,16 @@ impl CachedFile {
             Fate::Stays(Stay::InUse(Use::Clients(1))) => "a client is fetching it".to_owned(),
             Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it"),
             Fate::Stays(Stay::InUse(Use::Pinned)) => "it is pinned".to_owned(),
-            Fate::Stays(Stay::JustUsed) => format!("it was used {} ago; {}", rounded(cached.unused), expires()),
-            Fate::Stays(Stay::LaterRound) => format!("others go before it, cleanRatio tenths at a time; {}", expires()),
+            Fate::Stays(Stay::JustUsed) if cached.idle > cached.unused => {
+                format!("the disk has little room, but the service started only {} ago", rounded(cached.unused))
+            }
+            Fate::Stays(Stay::JustUsed) => {
+                format!("the disk has little room, but it was used only {} ago", rounded(cached.unused))
+            }
+            Fate::Stays(Stay::LaterRound) => {
+                "the disk has little room, and others go before it, cleanRatio tenths at a time".to_owned()
+            }
+            Fate::Stays(Stay::Room) if cached.stored_bytes == 0 => format!("nothing of it is kept; {}", expires()),
             Fate::Stays(Stay::Room) => format!("there is room; {}", expires()),
         }
     }
@@ -78,8 +85,6 @@ fn rounded(duration: Duration) -> String {
     format_duration(Duration::from_secs(duration.as_secs()))
 }
 
-/// The largest slot that has no file. Bytes.
-const SMALL_SLOT_MAX_BYTES: u64 = SMALL_CONTENT_MAX_BYTES + WRAPPING_BYTES as u64;
 /// What a database needs to go on, with some to spare. Bytes.
 const DATABASE_ROOM_BYTES: u64 = 16 * 1024 * 1024;
 

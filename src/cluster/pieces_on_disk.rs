@@ -5,8 +5,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::StartError;
+use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Change, PieceDigest, PieceNumber, TaskId, TaskStatus};
-use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES};
+use crate::pieces::{PieceBytes, PieceFileError, Repository};
 use crate::store::{Store, StoreError, StoredPieces};
 
 /// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.

@@ -18,7 +18,7 @@ pub fn run(args: &GcArgs) -> anyhow::Result<()> {
     let home = super::home_of(&args.home)?;
     super::require_home(&home)?;
     match HomeLock::take(&home) {
-        Ok(_lock) => bail!("no service runs on {}: a stopped one has nothing to collect with", home.path().display()),
+        Ok(_lock) => bail!("no service runs on {}: start it; supernode dump tells what is stored", home.path().display()),
         Err(error) if error.is::<HomeInUse>() => {}
         Err(error) => return Err(error),
     }

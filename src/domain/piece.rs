@@ -14,6 +14,11 @@ pub const WRAPPING_BYTES: u32 = 5;
 /// The byte that ends every slot.
 pub const TAIL: u8 = 0x7f;
 
+/// The longest source whose content has no file of its own. Bytes.
+pub const SMALL_CONTENT_MAX_BYTES: u64 = 1024;
+/// The slot of such a source. Bytes.
+pub const SMALL_SLOT_MAX_BYTES: u64 = SMALL_CONTENT_MAX_BYTES + WRAPPING_BYTES as u64;
+
 /// Pieces of the largest file: 15 TiB. A source's word for its length must not cost more memory than this many entries.
 pub const PIECES_MAX: u32 = 1024 * 1024;
 

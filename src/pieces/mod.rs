@@ -2,7 +2,7 @@
 //!
 //! Owns the files below `<home>/pieces/`: one per task and generation, `<first 3 digits>/<task id>.<generation>`, a run of
 //! slots as [`crate::domain::piece`] describes them. A slot counts only once it is whole and synced. The slot of a source
-//! that is [`SMALL_CONTENT_MAX_BYTES`] long at most has no file: a file of its own costs three syncs and an inode, so it
+//! that is [`SMALL_CONTENT_MAX_BYTES`](crate::domain::piece::SMALL_CONTENT_MAX_BYTES) long at most has no file: a file of its own costs three syncs and an inode, so it
 //! lies in the database ([`PieceBytes::Row`]).
 //! Must not: decide what is served. Which pieces are here is what the store says, never what a file's length says.
 
@@ -18,9 +18,6 @@ use md5::{Digest, Md5};
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskId};
 pub use slot::{HEADER_BYTES, Slot, SlotPart, SlotWriter};
-
-/// The longest source whose content has no file of its own. Bytes.
-pub const SMALL_CONTENT_MAX_BYTES: u64 = 1024;
 
 /// Why a piece file cannot be used.
 #[derive(Debug, thiserror::Error)]

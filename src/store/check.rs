@@ -3,7 +3,7 @@
 use super::records::{
     ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
-use super::schema::{Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
+use super::schema::{SCHEMA_VERSION, Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
 use crate::domain::{ClientId, TaskId, TaskStatus};
 
@@ -11,6 +11,15 @@ use crate::domain::{ClientId, TaskId, TaskStatus};
 pub fn source(key: &[u8], value: &[u8]) -> Result<(), RecordError> {
     split_task(key).filter(|(_, rest)| rest.is_empty()).ok_or(RecordError::Key)?;
     SourceV2::decode(value).map(|_| ())
+}
+
+/// The same of a database that may be older than this program.
+fn row_of_schema(schema: u32, table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
+    if table == Table::Tasks && schema < SCHEMA_VERSION {
+        split_task(key).filter(|(_, rest)| rest.is_empty()).ok_or(RecordError::Key)?;
+        return TaskV2::decode_any(value).and_then(TaskStatus::try_from).map(|_| ());
+    }
+    row(table, key, value)
 }
 
 /// A row as the tree has it; chunks of sources are no records by themselves.
@@ -53,7 +62,7 @@ impl Store {
                 let (key, value) = entry.map_err(StoreError::sled("read for a check"))?;
                 rows += 1;
                 let name = table.name();
-                match row(table, &key, &value) {
+                match row_of_schema(self.schema(), table, &key, &value) {
                     Err(error) => wrong.push(format!("a row of {name} cannot be read ({error}), key {}", hex::encode(&key))),
                     Ok(()) => wrong.extend(self.check_references(table, &key)?),
                 }

@@ -224,6 +224,10 @@ async fn a_home_of_every_released_schema_is_migrated_with_a_snapshot_before() {
         let expected = Dump::parse(&std::fs::read_to_string(fixture.join("dump.jsonl")).expect("readable")).sorted();
         assert_eq!(Dump::of(&home).await.sorted(), expected, "schema {schema}, before");
 
+        // Only the piece files are not there, and an older schema is no damage.
+        let said = refused(&["check", "--home-dir", text(&home)], 1).await;
+        assert!(said.lines().filter(|line| line.starts_with("PROBLEM")).all(|line| line.contains("not on disk")), "{said}");
+
         let said = done(&["migrate", "--dry-run", "--home-dir", text(&home)]).await;
         for step in steps {
             assert!(said.contains(&format!("would run step {step}")), "{said}");
