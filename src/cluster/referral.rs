@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Inner, Probe};
+use super::fetch::About;
 use super::revalidation::{Question, Validated};
 use super::{CallError, Cluster, Refused};
 use crate::cdn::{FetchError, LedgerError};
@@ -122,14 +123,8 @@ impl Cluster {
 
     /// A source that clients were sent to has nothing for them any more: those in its midst are told to leave.
     pub(super) async fn lose_source(&self, cell: &Cell, generation: Generation, error: OriginError) {
-        let is_as_it_was = {
-            let mut inner = cell.lock();
-            inner.validated = Validated::now(self.now());
-            inner.swarm.status().generation == generation && matches!(inner.fetching, Fetching::Idle { .. })
-        };
-        if is_as_it_was {
-            self.fail(cell, &error.into()).await;
-        }
+        cell.lock().validated = Validated::now(self.now());
+        self.fail(cell, generation, About::Answered, &error.into()).await;
     }
 
     /// Where this client is sent for a piece that comes from the source, if the task's do: to the URL that it named itself.
@@ -172,13 +167,16 @@ fn understood(pattern: CdnPattern, version: ClientVersion) -> Result<(), CallErr
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use http::StatusCode;
+
     use super::*;
+    use crate::config::Config;
     use crate::domain::{Failure, Fault};
     use crate::swarm::{Limits, Swarm};
 
-    #[test]
-    fn nobody_is_let_in_before_the_source_has_told_its_length() {
-        let spec = TaskSpec {
+    fn spec() -> TaskSpec {
+        TaskSpec {
             id: TaskId::derive("http://h/f", "", ""),
             raw_url: "http://h/f".into(),
             task_url: "http://h/f".into(),
@@ -188,7 +186,56 @@ mod tests {
             insecure: false,
             root_cas: Vec::new(),
             headers_left_out: false,
-        };
+        }
+    }
+
+    /// A task whose source was asked once, and answered.
+    fn answered(pattern: CdnPattern) -> Arc<Cell> {
+        let state = SourceState::Success { md5: None, length: 1 };
+        let status = TaskStatus { length: Some(1), state, ..TaskStatus::waiting(Generation::FIRST, pattern) };
+        let spec = spec();
+        let swarm = Swarm::new(spec.id, Limits::default(), status);
+        Arc::new(Cell::new(Arc::new(spec), swarm, Probe::Answered, true, crate::domain::Moment(0)))
+    }
+
+    fn cluster(dir: &tempfile::TempDir, cdn_pattern: CdnPattern) -> Arc<Cluster> {
+        let config = Config { home: dir.path().to_owned(), cdn_pattern, ..Config::default() };
+        Cluster::open(config).expect("opened")
+    }
+
+    /// All that the committer has, so that whoever wants room waits until this is dropped.
+    fn all_rooms(cluster: &Cluster) -> Vec<Room> {
+        let room = || tokio::task::unconstrained(cluster.committer.room()).now_or_never();
+        std::iter::from_fn(room).map(|room| room.expect("room")).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_source_that_is_lost_is_that_of_no_later_generation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(&dir, CdnPattern::Source);
+        for (is_next, is_underway, is_failed) in [(true, false, false), (false, true, false), (false, false, true)] {
+            let cell = answered(CdnPattern::Source);
+            let rooms = all_rooms(&cluster);
+            let gone = OriginError::Status(StatusCode::NOT_FOUND);
+            let mut losing = Box::pin(cluster.lose_source(&cell, Generation::FIRST, gone));
+            assert!(losing.as_mut().now_or_never().is_none(), "it waits for room");
+            if is_next {
+                cell.lock().swarm.next_generation(cluster.now(), CdnPattern::Source, &mut Effects::default());
+            }
+            if is_underway {
+                cell.lock().begin_fetching().expect("begun");
+            }
+            drop(rooms);
+            losing.await;
+            let has_failed = matches!(cell.lock().fetching, Fetching::Idle { failed: Some(_) });
+            assert_eq!(has_failed, is_failed, "next generation {is_next}, under way {is_underway}");
+        }
+        cluster.stop().await;
+    }
+
+    #[test]
+    fn nobody_is_let_in_before_the_source_has_told_its_length() {
+        let spec = spec();
         let failed = Failure { fault: Fault::Source, discard: true, reason: "404".into() };
         let success = SourceState::Success { md5: None, length: 1 };
         for (pattern, state, admitted) in [
