@@ -50,7 +50,7 @@ impl Cluster {
     /// finish as they began.
     pub(super) async fn change_pattern(&self, cell: &Cell, room: Room) {
         let mut effects = Effects::default();
-        let over = {
+        let (over, ticket) = {
             let Ok(mut inner) = cell.live() else { return };
             if !self.is_to_change(&inner) {
                 return;
@@ -59,13 +59,14 @@ impl Cluster {
             inner.swarm.next_generation(self.now(), self.config().cdn_pattern, &mut effects);
             inner.fetching = Fetching::Idle { failed: None };
             cell.probe.send_replace(Probe::Pending);
-            // Nothing is answered on the strength of this change alone: what it begins is committed after it.
-            let _ = inner.submit(room, &mut effects);
-            over
+            (over, inner.submit(room, &mut effects))
         };
         tracing::info!(task = %cell.spec.id, "cdnPattern is another than when this task began: beginning it anew");
         cell.wake(effects.openings);
-        self.remove_file(&cell.spec.id, over).await;
+        // The file goes once nothing that is stored names it.
+        if ticket.durable().await.is_ok() {
+            self.remove_file(&cell.spec.id, over).await;
+        }
     }
 
     /// Asks a source what clients will be sent there for, and lets them in.
@@ -231,6 +232,26 @@ mod tests {
             assert_eq!(has_failed, is_failed, "next generation {is_next}, under way {is_underway}");
         }
         cluster.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_is_given_up_once_that_is_durable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for is_durable in [true, false] {
+            let cluster = cluster(&dir, CdnPattern::Source);
+            let cell = answered(CdnPattern::Local);
+            let (task, size) = (cell.spec.id, PieceSize::for_length(Some(1)));
+            cluster.repository.create(&task, Generation::FIRST, size).expect("a file");
+            let room = cluster.committer.room().await.expect("room");
+            if !is_durable {
+                cluster.committer.stop();
+            }
+            cluster.change_pattern(&cell, room).await;
+            assert_eq!(cell.lock().swarm.status().pattern, CdnPattern::Source);
+            let file = cluster.repository.open_if_there(&task, Generation::FIRST, size).expect("looked");
+            assert_eq!(file.is_none(), is_durable);
+            cluster.stop().await;
+        }
     }
 
     #[test]
