@@ -254,6 +254,19 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_clients_fetch_at_the_source_is_not_taken_for_fetched_ahead_of_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(&dir, CdnPattern::Local);
+        let cell = answered(CdnPattern::Source);
+        // Somebody is in its midst, so that it stays as it is.
+        cell.lock().held.insert(ClientId::parse("a-client").expect("an id"), Arc::default());
+        cluster.tasks.write().insert(cell.spec.id, cell.clone());
+        let warmed = cluster.warm(&spec()).await;
+        assert!(warmed.is_err_and(|why| why.contains("cdnPattern")));
+        cluster.stop().await;
+    }
+
     #[test]
     fn nobody_is_let_in_before_the_source_has_told_its_length() {
         let spec = spec();
