@@ -7,6 +7,7 @@
 //! that none waits for another that waits for it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
@@ -18,11 +19,12 @@ use crate::origin::parse_url;
 
 /// Sources asked at once.
 const ASKS_MAX: usize = 256;
+/// Of those, of one host: a host that takes its time to answer must not keep others from being asked.
+const ASKS_PER_HOST_MAX: usize = 64;
 /// Answered sources that are kept waiting for somebody to take their bodies, each with a connection. More are asked again
 /// when it is their turn.
 const WAITING_MAX: usize = 256;
-/// Of those, of one host: a host that takes its time to answer must not keep others from being asked.
-const ASKS_PER_HOST_MAX: usize = 64;
+/// Of those, of one host.
 const WAITING_PER_HOST_MAX: usize = 64;
 /// What takes no longer than a moment where anything does. Bytes.
 const SMALL_MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -172,7 +174,14 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct Hosts {
     bodies_max: usize,
-    known: HashMap<HostKey, Arc<Scope>>,
+    known: HashMap<HostKey, Host>,
+}
+
+#[derive(Debug)]
+struct Host {
+    scope: Arc<Scope>,
+    /// Downloads that have come and not left.
+    visits: usize,
 }
 
 impl Places {
@@ -186,7 +195,7 @@ impl Places {
         let mut hosts = self.hosts.lock();
         hosts.bodies_max = max.per_host;
         for host in hosts.known.values() {
-            host.set_bodies_max(max.per_host);
+            host.scope.set_bodies_max(max.per_host);
         }
     }
 
@@ -195,9 +204,10 @@ impl Places {
         let key = HostKey::of(url);
         let mut hosts = self.hosts.lock();
         let bodies_max = hosts.bodies_max;
-        let new = || Arc::new(Scope::new(ASKS_PER_HOST_MAX, WAITING_PER_HOST_MAX, bodies_max));
-        let host = hosts.known.entry(key).or_insert_with(new).clone();
-        Visit { places: self, key, host }
+        let new = || Host { scope: Arc::new(Scope::new(ASKS_PER_HOST_MAX, WAITING_PER_HOST_MAX, bodies_max)), visits: 0 };
+        let host = hosts.known.entry(key).or_insert_with(new);
+        host.visits += 1;
+        Visit { places: self, key, host: host.scope.clone() }
     }
 }
 
@@ -260,9 +270,11 @@ fn try_take<'l>(mut limits: impl Iterator<Item = &'l Arc<Limit>>) -> Option<Take
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         let mut hosts = self.places.hosts.lock();
-        // Whoever else is here came under this lock: the table's and ours are the last two.
-        if Arc::strong_count(&self.host) == 2 {
-            hosts.known.remove(&self.key);
+        if let Entry::Occupied(mut host) = hosts.known.entry(self.key) {
+            host.get_mut().visits -= 1;
+            if host.get().visits == 0 {
+                host.remove();
+            }
         }
     }
 }
@@ -350,6 +362,25 @@ mod tests {
         drop(first);
         assert_eq!(places.hosts.lock().known.len(), 1);
         drop(second);
+        assert_eq!(places.hosts.lock().known.len(), 0);
+    }
+
+    #[test]
+    fn hosts_that_many_leave_at_once_are_forgotten() {
+        const VISITORS: usize = 4;
+        let places = places(4, 4);
+        let together = std::sync::Barrier::new(VISITORS);
+        std::thread::scope(|scope| {
+            for _ in 0..VISITORS {
+                scope.spawn(|| {
+                    for round in 0..20_000 {
+                        let visit = places.visit(&format!("http://h{round}/"));
+                        together.wait();
+                        drop(visit);
+                    }
+                });
+            }
+        });
         assert_eq!(places.hosts.lock().known.len(), 0);
     }
 

@@ -25,7 +25,11 @@ const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 impl Cluster {
     /// Begins to fetch what is missing of a task, unless that is under way.
     pub(super) fn ensure_fetching(self: &Arc<Self>, cell: &Arc<Cell>) {
-        let Some(spec) = cell.lock().begin_fetching() else { return };
+        let (spec, generation) = {
+            let mut inner = cell.lock();
+            let Some(spec) = inner.begin_fetching() else { return };
+            (spec, inner.swarm.status().generation)
+        };
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             METRICS.cdn_trigger.inc();
@@ -36,7 +40,7 @@ impl Cluster {
                 // Nothing of it is to be here.
                 Ok(None) => {}
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
-                Err(error) => cluster.fail(&cell, &error).await,
+                Err(error) => cluster.fail(&cell, generation, About::Download, &error).await,
             }
             // A piece may have been lost while others were fetched.
             let resting = cell.lock().resting(cluster.now(), cluster.config().fail_access_interval).is_some();
@@ -109,11 +113,8 @@ impl Cluster {
         }
     }
 
-    pub(super) async fn fail(&self, cell: &Cell, error: &FetchError) {
-        log_failure(&cell.spec.id, error);
-        METRICS.cdn_download_failed.inc();
-        // What did not fit is in the way of everything else, the database included.
-        let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
+    /// Takes in that a generation's source gave nothing. One that has ended meanwhile has no part in it.
+    pub(super) async fn fail(&self, cell: &Cell, generation: Generation, about: About, error: &FetchError) {
         let Ok(room) = self.committer.room().await else { return };
         let now = self.now();
         let (refused, rest) = Refused::of(error);
@@ -121,6 +122,11 @@ impl Cluster {
         let ticket = {
             let mut tasks = self.tasks.write();
             let Ok(mut inner) = cell.live() else { return };
+            if inner.swarm.status().generation != generation || !about.is_still(&inner.fetching) {
+                return;
+            }
+            log_failure(&cell.spec.id, error);
+            METRICS.cdn_download_failed.inc();
             match &inner.swarm.status().state {
                 // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
                 // now ends what they have, and one that is gone what nobody has.
@@ -159,7 +165,8 @@ impl Cluster {
         cell.wake(effects.openings);
         // A commit that fails stops the service.
         let _ = ticket.durable().await;
-        if let Some(generation) = in_the_way {
+        // What did not fit is in the way of everything else, the database included.
+        if error.is_want_of_room() {
             self.remove_file(&cell.spec.id, generation).await;
         }
     }
@@ -180,6 +187,24 @@ impl Cluster {
         // Whoever is woken waits for the same ticket before it is answered.
         cell.wake(effects.openings);
         ticket.durable().await.map_err(|_| LedgerError::Stopping)
+    }
+}
+
+/// What has failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum About {
+    /// The fetching that is under way.
+    Download,
+    /// What was fetched, or found out, before.
+    Answered,
+}
+
+impl About {
+    const fn is_still(self, fetching: &Fetching) -> bool {
+        match self {
+            Self::Download => matches!(fetching, Fetching::Underway { .. }),
+            Self::Answered => matches!(fetching, Fetching::Idle { .. }),
+        }
     }
 }
 

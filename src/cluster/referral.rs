@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cell::{Cell, Fetching, Inner, Probe};
+use super::fetch::About;
 use super::revalidation::{Question, Validated};
 use super::{CallError, Cluster, Refused};
 use crate::cdn::{FetchError, LedgerError};
@@ -49,7 +50,7 @@ impl Cluster {
     /// finish as they began.
     pub(super) async fn change_pattern(&self, cell: &Cell, room: Room) {
         let mut effects = Effects::default();
-        let over = {
+        let (over, ticket) = {
             let Ok(mut inner) = cell.live() else { return };
             if !self.is_to_change(&inner) {
                 return;
@@ -58,13 +59,14 @@ impl Cluster {
             inner.swarm.next_generation(self.now(), self.config().cdn_pattern, &mut effects);
             inner.fetching = Fetching::Idle { failed: None };
             cell.probe.send_replace(Probe::Pending);
-            // Nothing is answered on the strength of this change alone: what it begins is committed after it.
-            let _ = inner.submit(room, &mut effects);
-            over
+            (over, inner.submit(room, &mut effects))
         };
         tracing::info!(task = %cell.spec.id, "cdnPattern is another than when this task began: beginning it anew");
         cell.wake(effects.openings);
-        self.remove_file(&cell.spec.id, over).await;
+        // The file goes once nothing that is stored names it.
+        if ticket.durable().await.is_ok() {
+            self.remove_file(&cell.spec.id, over).await;
+        }
     }
 
     /// Asks a source what clients will be sent there for, and lets them in.
@@ -122,14 +124,8 @@ impl Cluster {
 
     /// A source that clients were sent to has nothing for them any more: those in its midst are told to leave.
     pub(super) async fn lose_source(&self, cell: &Cell, generation: Generation, error: OriginError) {
-        let is_as_it_was = {
-            let mut inner = cell.lock();
-            inner.validated = Validated::now(self.now());
-            inner.swarm.status().generation == generation && matches!(inner.fetching, Fetching::Idle { .. })
-        };
-        if is_as_it_was {
-            self.fail(cell, &error.into()).await;
-        }
+        cell.lock().validated = Validated::now(self.now());
+        self.fail(cell, generation, About::Answered, &error.into()).await;
     }
 
     /// Where this client is sent for a piece that comes from the source, if the task's do: to the URL that it named itself.
@@ -172,13 +168,16 @@ fn understood(pattern: CdnPattern, version: ClientVersion) -> Result<(), CallErr
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use http::StatusCode;
+
     use super::*;
+    use crate::config::Config;
     use crate::domain::{Failure, Fault};
     use crate::swarm::{Limits, Swarm};
 
-    #[test]
-    fn nobody_is_let_in_before_the_source_has_told_its_length() {
-        let spec = TaskSpec {
+    fn spec() -> TaskSpec {
+        TaskSpec {
             id: TaskId::derive("http://h/f", "", ""),
             raw_url: "http://h/f".into(),
             task_url: "http://h/f".into(),
@@ -188,7 +187,89 @@ mod tests {
             insecure: false,
             root_cas: Vec::new(),
             headers_left_out: false,
-        };
+        }
+    }
+
+    /// A task whose source was asked once, and answered.
+    fn answered(pattern: CdnPattern) -> Arc<Cell> {
+        let state = SourceState::Success { md5: None, length: 1 };
+        let status = TaskStatus { length: Some(1), state, ..TaskStatus::waiting(Generation::FIRST, pattern) };
+        let spec = spec();
+        let swarm = Swarm::new(spec.id, Limits::default(), status);
+        Arc::new(Cell::new(Arc::new(spec), swarm, Probe::Answered, true, crate::domain::Moment(0)))
+    }
+
+    fn cluster(dir: &tempfile::TempDir, cdn_pattern: CdnPattern) -> Arc<Cluster> {
+        let config = Config { home: dir.path().to_owned(), cdn_pattern, ..Config::default() };
+        Cluster::open(config).expect("opened")
+    }
+
+    /// All that the committer has, so that whoever wants room waits until this is dropped.
+    fn all_rooms(cluster: &Cluster) -> Vec<Room> {
+        let room = || tokio::task::unconstrained(cluster.committer.room()).now_or_never();
+        std::iter::from_fn(room).map(|room| room.expect("room")).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_source_that_is_lost_is_that_of_no_later_generation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(&dir, CdnPattern::Source);
+        for (is_next, is_underway, is_failed) in [(true, false, false), (false, true, false), (false, false, true)] {
+            let cell = answered(CdnPattern::Source);
+            let rooms = all_rooms(&cluster);
+            let gone = OriginError::Status(StatusCode::NOT_FOUND);
+            let mut losing = Box::pin(cluster.lose_source(&cell, Generation::FIRST, gone));
+            assert!(losing.as_mut().now_or_never().is_none(), "it waits for room");
+            if is_next {
+                cell.lock().swarm.next_generation(cluster.now(), CdnPattern::Source, &mut Effects::default());
+            }
+            if is_underway {
+                cell.lock().begin_fetching().expect("begun");
+            }
+            drop(rooms);
+            losing.await;
+            let has_failed = matches!(cell.lock().fetching, Fetching::Idle { failed: Some(_) });
+            assert_eq!(has_failed, is_failed, "next generation {is_next}, under way {is_underway}");
+        }
+        cluster.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_is_given_up_once_that_is_durable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for is_durable in [true, false] {
+            let cluster = cluster(&dir, CdnPattern::Source);
+            let cell = answered(CdnPattern::Local);
+            let (task, size) = (cell.spec.id, PieceSize::for_length(Some(1)));
+            cluster.repository.create(&task, Generation::FIRST, size).expect("a file");
+            let room = cluster.committer.room().await.expect("room");
+            if !is_durable {
+                cluster.committer.stop();
+            }
+            cluster.change_pattern(&cell, room).await;
+            assert_eq!(cell.lock().swarm.status().pattern, CdnPattern::Source);
+            let file = cluster.repository.open_if_there(&task, Generation::FIRST, size).expect("looked");
+            assert_eq!(file.is_none(), is_durable);
+            cluster.stop().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_clients_fetch_at_the_source_is_not_taken_for_fetched_ahead_of_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(&dir, CdnPattern::Local);
+        let cell = answered(CdnPattern::Source);
+        // Somebody is in its midst, so that it stays as it is.
+        cell.lock().held.insert(ClientId::parse("a-client").expect("an id"), Arc::default());
+        cluster.tasks.write().insert(cell.spec.id, cell.clone());
+        let warmed = cluster.warm(&spec()).await;
+        assert!(warmed.is_err_and(|why| why.contains("cdnPattern")));
+        cluster.stop().await;
+    }
+
+    #[test]
+    fn nobody_is_let_in_before_the_source_has_told_its_length() {
+        let spec = spec();
         let failed = Failure { fault: Fault::Source, discard: true, reason: "404".into() };
         let success = SourceState::Success { md5: None, length: 1 };
         for (pattern, state, admitted) in [

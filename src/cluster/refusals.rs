@@ -104,8 +104,8 @@ impl Refusals {
         self.0.get(task).filter(|remembered| now < remembered.until).map(|remembered| remembered.refused.clone())
     }
 
-    /// Remembers a refusal. Whoever comes with
-    /// other credentials registers another set of headers, so a want of credentials is not held against the task.
+    /// Remembers a refusal. Others may bring the credentials that this one lacks, so a want of them is not held against the
+    /// task.
     pub fn remember(&mut self, task: TaskId, refused: Refused, rest: Rest, now: Moment, longest: Duration) {
         if refused.is_of_credentials() || (self.0.len() >= REFUSALS_MAX && !self.0.contains_key(&task)) {
             return;

@@ -38,6 +38,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at a task that is being fetched: at first, and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_MAX: Duration = Duration::from_secs(1);
+const LEFT_AT_SOURCE: &str = "clients are fetching it from its source, as they began under another cdnPattern, and nothing of it \
+                              is kept: ask again once they are done";
 
 /// All preheats.
 #[derive(Debug)]
@@ -282,7 +284,7 @@ impl Cluster {
     }
 
     /// Has a task fetched that nobody registered for, and returns once it is here whole.
-    async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), String> {
+    pub(super) async fn warm(self: &Arc<Self>, source: &TaskSpec) -> Result<(), String> {
         let cell = self.cell_for(source).await.map_err(|error| error.to_string())?;
         self.revalidate(&cell, source).await;
         cell.lock().touch(self.now());
@@ -290,6 +292,10 @@ impl Cluster {
         loop {
             {
                 let mut inner = cell.lock();
+                // Nothing of it is here, though clients lack nothing.
+                if inner.swarm.status().pattern == CdnPattern::Source {
+                    return Err(LEFT_AT_SOURCE.to_owned());
+                }
                 if inner.swarm.is_whole() {
                     inner.await_clients(AWAITS_CLIENTS_FOR);
                     return Ok(());
