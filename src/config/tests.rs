@@ -279,6 +279,24 @@ fn contradictions_are_told() {
 }
 
 #[test]
+fn one_host_has_no_more_than_half_of_all_places_unless_somebody_says_so() {
+    let places = |text: &str| {
+        let (config, warnings) = load(text);
+        (config.downloads_max, config.downloads_per_host_max, warnings.len())
+    };
+    for (text, expected) in [
+        ("base:\n  downloadsMax: 8\n", (8, 4, 0)),
+        ("base:\n  downloadsMax: 1\n", (1, 1, 0)),
+        ("base:\n  downloadsMax: 1000\n", (1000, 16, 0)),
+        ("base:\n  downloadsMax: 8\n  downloadsPerHostMax: 7\n", (8, 7, 0)),
+        ("base:\n  downloadsMax: 8\n  downloadsPerHostMax: 8\n", (8, 8, 1)),
+        ("base:\n  downloadsPerHostMax: 100\n", (32, 100, 1)),
+    ] {
+        assert_eq!(places(text), expected, "{text:?}");
+    }
+}
+
+#[test]
 fn the_effective_configuration_reads_back_as_it_was() {
     let odd = "base:\n  homeDir: \"/a b/#c: 'd' \\\"e\\\" \\\\ é\"\n  bind: ::1\n  hold: 1.5s\n  linkLimit: 1001\n  logConfig: {path: '~'}\n";
     for text in ["", GO_FILE, odd] {
