@@ -196,11 +196,12 @@ impl Reading {
                 self.wrong.push(WrongValue {
                     origin: origin.clone(),
                     key: setting.key.to_owned(),
-                    found: format!("{:?}", written.text),
+                    found: setting.field.found(written),
                     allowed: setting.field.allowed(),
                 });
+            } else {
+                self.warnings.extend(meant_in_another_unit(setting, written, origin));
             }
-            self.warnings.extend(meant_in_another_unit(setting, written, origin));
             if let Some(place) = SETTINGS.iter().position(|other| other.key == setting.key) {
                 origins[place] = origin.clone();
             }
@@ -385,7 +386,10 @@ fn contradictions(config: &Config) -> Vec<String> {
         found.push("repositoryLowWatermark is above repositoryHighWatermark: it is the smaller one of the two".to_owned());
     }
     if config.downloads_per_host_max >= config.downloads_max && config.downloads_max > 1 {
-        found.push("downloadsPerHostMax is not below downloadsMax: one slow host can take every place; lower the one or raise the other".to_owned());
+        found.push(
+            "downloadsPerHostMax is not below downloadsMax: one slow host can take every place; lower the one or raise the other"
+                .to_owned(),
+        );
     }
     found
 }

@@ -24,7 +24,7 @@ pub enum SourcePattern {
 /// A text that is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPattern {
-    #[error("{0:?} is neither a host (example.com, *.example.com) nor a network (10.0.0.0/8, fd00::/8, 192.0.2.7)")]
+    #[error("{0:?} is neither a host nor a network")]
     Neither(String),
     /// Addresses are compared as what a connection to them reaches, so this one would match none.
     #[error("{written:?} stands for {reached}, which is how it has to be written")]
@@ -243,7 +243,8 @@ mod tests {
         for text in ["example.com", "*.example.com", "10.0.0.0/8", "fd00::/8"] {
             assert_eq!(text.parse::<SourcePattern>().expect("a pattern").to_string(), text);
         }
-        for wrong in ["", "*", "*.", "10.0.0.0/33", "300.1.1.1", "a b", "http://h/", "a*.b", "1.2.3", "-", "*.-", "a..b", "a-.b"] {
+        for wrong in ["", "*", "*.", "10.0.0.0/33", "300.1.1.1", "a b", "http://h/", "a*.b", "1.2.3", "-", "*.-", "a..b", "a-.b"]
+        {
             assert!(wrong.parse::<SourcePattern>().is_err(), "{wrong:?}");
         }
     }
