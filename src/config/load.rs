@@ -196,11 +196,12 @@ impl Reading {
                 self.wrong.push(WrongValue {
                     origin: origin.clone(),
                     key: setting.key.to_owned(),
-                    found: format!("{:?}", written.text),
+                    found: setting.field.found(written),
                     allowed: setting.field.allowed(),
                 });
+            } else {
+                self.warnings.extend(meant_in_another_unit(setting, written, origin));
             }
-            self.warnings.extend(meant_in_another_unit(setting, written, origin));
             if let Some(place) = SETTINGS.iter().position(|other| other.key == setting.key) {
                 origins[place] = origin.clone();
             }
@@ -208,6 +209,7 @@ impl Reading {
         if !self.wrong.is_empty() {
             return Err(ConfigError::Wrong(self.wrong));
         }
+        follow(&mut config, &origins);
         self.warn_of_no_effect();
         self.warnings.extend(contradictions(&config));
         Ok(Loaded { config, origins, warnings: self.warnings })
@@ -363,6 +365,14 @@ fn meant_in_another_unit(setting: &Setting, written: &Written, origin: &Origin) 
     few.then(|| format!("{origin}: {} is {nanoseconds} nanoseconds: a number without a unit counts those", setting.key))
 }
 
+/// A default that depends on what another setting says: one host must not take every place, however few there are.
+fn follow(config: &mut Config, origins: &[Origin]) {
+    let is_default = |key| SETTINGS.iter().zip(origins).any(|(setting, origin)| setting.key == key && *origin == Origin::Default);
+    if is_default("downloadsPerHostMax") {
+        config.downloads_per_host_max = config.downloads_per_host_max.min((config.downloads_max / 2).max(1));
+    }
+}
+
 /// Settings that are allowed one by one and make no sense together.
 fn contradictions(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
@@ -374,6 +384,12 @@ fn contradictions(config: &Config) -> Vec<String> {
     }
     if config.repository_low_watermark_percent > config.repository_high_watermark_percent {
         found.push("repositoryLowWatermark is above repositoryHighWatermark: it is the smaller one of the two".to_owned());
+    }
+    if config.downloads_per_host_max >= config.downloads_max && config.downloads_max > 1 {
+        found.push(
+            "downloadsPerHostMax is not below downloadsMax: one slow host can take every place; lower the one or raise the other"
+                .to_owned(),
+        );
     }
     found
 }

@@ -81,7 +81,7 @@ pub struct Config {
     pub revalidate_after: Duration,
     /// Sources fetched at once.
     pub downloads_max: u32,
-    /// Of those, of one host.
+    /// Of those, of one host; half of them where nothing is given and that is less than the default.
     pub downloads_per_host_max: u32,
     /// How long a source may take for its headers, and how long it may be silent then.
     pub source_idle_timeout: Duration,

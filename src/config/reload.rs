@@ -8,7 +8,7 @@ pub struct Difference {
     pub key: &'static str,
     pub old: String,
     pub new: String,
-    /// Nothing says it any more: the new value is the default.
+    /// Nothing says it, or no longer: the new value is the default.
     pub unsaid: bool,
 }
 

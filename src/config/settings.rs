@@ -254,7 +254,7 @@ pub const SETTINGS: &[Setting] = &[
         "downloads-per-host-max",
         count(|config| &mut config.downloads_per_host_max, 1, 10_000),
         "Sources fetched at once of one scheme, host and port of a URL, so that a slow one leaves places to others; with the same \
-         quarter. Where redirects lead does not count.",
+         quarter. Where redirects lead does not count. Not given, it is no more than half of `downloadsMax`.",
     )
     .at_run_time(),
     Setting::new(

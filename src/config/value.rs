@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::units::{format_duration, format_size, parse_duration, parse_size_bytes};
-use crate::domain::policy::SourcePattern;
+use crate::domain::policy::{NotAPattern, SourcePattern};
 use crate::domain::{CdnPattern, Durability};
 
 /// Where in a [`Config`] a setting is kept, which also tells its kind. Bounds are inclusive.
@@ -51,10 +51,7 @@ impl Field {
             Self::Switch(field) => *field(config) = parse_switch(text)?,
             Self::Pattern(field) => *field(config) = parse_pattern(text)?,
             Self::Durability(field) => *field(config) = parse_durability(text)?,
-            Self::Patterns(field) => {
-                let patterns = text.split(',').map(str::parse).collect::<Result<_, _>>();
-                *field(config) = patterns.ok()?;
-            }
+            Self::Patterns(field) => *field(config) = parse_patterns(text).ok()?,
             Self::Count { field, min, max } => {
                 *field(config) = text.parse().ok().filter(|count| (min..=max).contains(&count))?;
             }
@@ -67,6 +64,22 @@ impl Field {
             }
         }
         Some(())
+    }
+
+    /// What a value that is not allowed was taken for, for whoever wrote it.
+    pub fn found(&self, written: &Written) -> String {
+        let text = &written.text;
+        match self {
+            Self::Patterns(_) => match parse_patterns(text) {
+                // Of one alone there is nothing more to say, unless it is another in disguise.
+                Err(NotAPattern::Neither(item)) if item == text.trim() => format!("{text:?}"),
+                Err(error) => format!("{text:?}, where {error}"),
+                Ok(_) => format!("{text:?}"),
+            },
+            // As the Go supernode read them.
+            Self::Duration { .. } if written.is_number => format!("{text:?} (nanoseconds)"),
+            _ => format!("{text:?}"),
+        }
     }
 
     /// The value as it can be read back; `None` where there is none.
@@ -120,7 +133,8 @@ impl Field {
             Self::Pattern(_) => "local or source".to_owned(),
             Self::Durability(_) => "power or process".to_owned(),
             Self::Patterns(_) => {
-                "hosts and networks, like example.com, *.example.com, 10.0.0.0/8 or fd00::/8, several with commas".to_owned()
+                "hosts and networks, like example.com, *.example.com, 10.0.0.0/8, fd00::/8 or 192.0.2.7, several with commas"
+                    .to_owned()
             }
             Self::Count { min, max, .. } => format!("a whole number, {min} to {max}"),
             Self::Duration { min, max, .. } => {
@@ -181,6 +195,10 @@ fn parse_switch(text: &str) -> Option<bool> {
         "false" | "f" | "0" | "no" | "off" => Some(false),
         _ => None,
     }
+}
+
+fn parse_patterns(text: &str) -> Result<Vec<SourcePattern>, NotAPattern> {
+    text.split(',').map(str::parse).collect()
 }
 
 fn parse_durability(text: &str) -> Option<Durability> {

@@ -23,33 +23,45 @@ pub enum SourcePattern {
 
 /// A text that is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a host (example.com, *.example.com) nor a network (10.0.0.0/8, fd00::/8, 192.0.2.7)")]
-pub struct NotAPattern(String);
+pub enum NotAPattern {
+    #[error("{0:?} is neither a host nor a network")]
+    Neither(String),
+    /// Addresses are compared as what a connection to them reaches, so this one would match none.
+    #[error("{written:?} stands for {reached}, which is how it has to be written")]
+    Disguised { written: String, reached: IpNet },
+}
 
 impl FromStr for SourcePattern {
     type Err = NotAPattern;
 
     fn from_str(text: &str) -> Result<Self, NotAPattern> {
         let bare = text.trim().trim_start_matches('[').trim_end_matches(']');
-        if let Ok(network) = bare.parse::<IpNet>() {
-            return Ok(Self::Network(network.trunc()));
+        if let Ok(network) = bare.parse().or_else(|_| bare.parse::<IpAddr>().map(IpNet::from)) {
+            let network: IpNet = network.trunc();
+            let reached = reached_network(network);
+            if reached != network {
+                return Err(NotAPattern::Disguised { written: text.trim().to_owned(), reached });
+            }
+            return Ok(Self::Network(network));
         }
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Ok(Self::Network(ip.into()));
-        }
-        let name = |name: &str| {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-            // What ends in a number is an address, and one that is written wrong.
-            let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-            (!name.is_empty() && !numeric && name.bytes().all(allowed)).then_some(name)
-        };
         let pattern = match text.trim().strip_prefix("*.") {
-            Some(parent) => name(parent).map(Self::Below),
-            None => name(text.trim()).map(Self::Host),
+            Some(parent) => host_name(parent).map(Self::Below),
+            None => host_name(text.trim()).map(Self::Host),
         };
-        pattern.ok_or_else(|| NotAPattern(text.to_owned()))
+        pattern.ok_or_else(|| NotAPattern::Neither(text.trim().to_owned()))
     }
+}
+
+/// A name as hosts have it in a URL.
+fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(allowed)
+    };
+    // What ends in a number is an address, and one that is written wrong.
+    let is_numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    (!is_numeric && name.split('.').all(is_label)).then_some(name)
 }
 
 impl fmt::Display for SourcePattern {
@@ -139,6 +151,23 @@ fn reached_address(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The network of the addresses that connections to this one's really reach.
+fn reached_network(network: IpNet) -> IpNet {
+    let address = network.addr();
+    let prefix = network.prefix_len();
+    let is_one = network.prefix_len() == network.max_prefix_len();
+    let reached = reached_address(address);
+    let length = match (address, reached) {
+        // Of a larger network an unspecified address is but one.
+        (_, IpAddr::V4(_)) if address.is_unspecified() => is_one.then_some(32),
+        (_, IpAddr::V6(_)) if address.is_unspecified() => is_one.then_some(128),
+        // The first 96 bits say that it stands for one of IPv4.
+        (IpAddr::V6(_), IpAddr::V4(_)) => prefix.checked_sub(96),
+        _ => Some(prefix),
+    };
+    length.and_then(|length| IpNet::new(reached, length).ok()).map_or(network, |reached| reached.trunc())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,8 +243,29 @@ mod tests {
         for text in ["example.com", "*.example.com", "10.0.0.0/8", "fd00::/8"] {
             assert_eq!(text.parse::<SourcePattern>().expect("a pattern").to_string(), text);
         }
-        for wrong in ["", "*", "*.", "10.0.0.0/33", "300.1.1.1", "a b", "http://h/", "a*.b", "1.2.3"] {
+        for wrong in ["", "*", "*.", "10.0.0.0/33", "300.1.1.1", "a b", "http://h/", "a*.b", "1.2.3", "-", "*.-", "a..b", "a-.b"]
+        {
             assert!(wrong.parse::<SourcePattern>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_would_match_nothing_is_refused_with_the_one_it_stands_for() {
+        for (written, reached) in [
+            ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+            ("::ffff:127.0.0.1", "127.0.0.1/32"),
+            ("[::ffff:7f00:1]", "127.0.0.1/32"),
+            ("64:ff9b::/96", "0.0.0.0/0"),
+            ("64:ff9b::a9fe:a9fe", "169.254.169.254/32"),
+            ("0.0.0.0", "127.0.0.1/32"),
+            ("::", "::1/128"),
+        ] {
+            let error = written.parse::<SourcePattern>().expect_err("it is another network");
+            let expected = NotAPattern::Disguised { written: written.to_owned(), reached: reached.parse().expect("a network") };
+            assert_eq!(error, expected);
+        }
+        for itself in ["0.0.0.0/0", "0.0.0.0/8", "::/0", "::/8", "64:ff9b::/48", "127.0.0.0/8", "::1"] {
+            assert!(itself.parse::<SourcePattern>().is_ok(), "{itself}");
         }
     }
 }

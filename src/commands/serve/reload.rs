@@ -32,7 +32,7 @@ pub async fn reload_on(hangup: &mut Signal, sources: Arc<Sources>, cluster: &Clu
         for Difference { key, old, new, unsaid } in &reloaded.applied {
             // A file that was emptied by mistake is as valid as any.
             if *unsaid {
-                tracing::warn!("setting changed: {key}: {old} → {new}, the default, because nothing gives it any more");
+                tracing::warn!("setting changed: {key}: {old} → {new}, the default, because nothing gives it");
             } else {
                 tracing::info!("setting changed: {key}: {old} → {new}");
             }
