@@ -23,11 +23,22 @@ pub(super) struct Download {
     /// Over the content of the stored pieces.
     pub hash: Md5,
     pub file: Option<Arc<PieceFile>>,
+    /// Where the first answer did not tell the length, what a later one told of a part.
+    pub told_length: Option<u64>,
+    recovered: bool,
 }
 
 impl Download {
     pub fn new(start: Start) -> Self {
-        Self { generation: start.generation, known: start.known, digests: start.stored, hash: Md5::new(), file: None }
+        Self {
+            generation: start.generation,
+            known: start.known,
+            digests: start.stored,
+            hash: Md5::new(),
+            file: None,
+            told_length: None,
+            recovered: start.recovered,
+        }
     }
 
     /// The first byte of the source that is not stored.
@@ -44,7 +55,7 @@ impl Download {
     /// Whether the process before this one may have stored the last byte without coming to know that it was. While a body
     /// is taken, a piece is stored as one of several only after a byte of the next has come.
     pub fn may_be_complete(&self) -> bool {
-        !self.digests.is_empty() && !self.has_known_length() && self.file.is_none()
+        self.recovered && !self.digests.is_empty() && !self.has_known_length() && self.file.is_none()
     }
 
     pub fn has_known_length(&self) -> bool {
@@ -58,10 +69,12 @@ impl Download {
     /// Takes in what the answer's headers say; an answer that contradicts an earlier one is of another content.
     pub async fn learn(&mut self, answer: &Answer, ledger: &impl Ledger) -> Result<Known, FetchError> {
         if let Some(known) = &self.known {
-            let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
+            let before = known.length.or(self.told_length);
+            let lengths_differ = matches!((before, answer.length), (Some(before), Some(now)) if before != now);
             if lengths_differ || known.validators.contradict(&answer.validators) {
                 return Err(OriginError::Changed.into());
             }
+            self.told_length = before.or(answer.length);
             return Ok(known.clone());
         }
         if let Some(length) = answer.length {

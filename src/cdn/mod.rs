@@ -53,6 +53,8 @@ pub struct Start {
     pub known: Option<Known>,
     /// Pieces that are stored, from the first on without a gap.
     pub stored: Vec<PieceDigest>,
+    /// The process before this one fetched them, and may have come further than it could say.
+    pub recovered: bool,
     /// Where their bytes are; `None` where nothing is.
     pub bytes: Option<PieceBytes>,
 }
@@ -155,7 +157,9 @@ impl FetchError {
         match self {
             Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
             Self::Origin(OriginError::Token(error)) => error.is_passing(),
-            Self::Origin(OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Busy { .. })
+            Self::Origin(
+                OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Part { .. } | OriginError::Busy { .. },
+            )
             | Self::Length { .. }
             | Self::Slow { .. } => true,
             Self::Origin(
@@ -310,7 +314,7 @@ impl Worker {
                 }
             },
         };
-        let body = Body::new(&mut answer, &self.flow, known.piece_size, known.length);
+        let body = Body::new(&mut answer, &self.flow, known.piece_size, known.length.or(download.told_length));
         if known.is_small() {
             return download.take_small(spec, body, ledger).await;
         }

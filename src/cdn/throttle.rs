@@ -15,6 +15,9 @@ const BURST: Duration = Duration::from_millis(100);
 /// source, up to 400 KiB of a fast one.
 const TURN_MAX_BYTES: u64 = 64 * 1024;
 
+/// The longest wait for a turn within one's own rate: one that is lower than a turn in this time may be raised meanwhile.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// What was taken at a rate.
 #[derive(Debug)]
 pub(super) struct Account {
@@ -32,6 +35,12 @@ impl Account {
         let cost = Duration::from_secs_f64(bytes as f64 / rate_bytes_per_s as f64);
         let now = Instant::now();
         self.paid_until = self.paid_until.max(now.checked_sub(BURST).unwrap_or(now)) + cost;
+        self.paid_until
+    }
+
+    /// Waits no longer than this for what was taken last.
+    fn forgive_beyond(&mut self, due: Instant, wait: Duration) -> Instant {
+        self.paid_until = due.min(Instant::now() + wait);
         self.paid_until
     }
 }
@@ -62,7 +71,8 @@ impl Throttle {
             left -= part;
             // Its own limit first: who waits for that must not be counted among those who take turns.
             if own_rate_bytes_per_s > 0 {
-                tokio::time::sleep_until(own.take(part, own_rate_bytes_per_s)).await;
+                let due = own.take(part, own_rate_bytes_per_s);
+                tokio::time::sleep_until(own.forgive_beyond(due, WAIT_MAX)).await;
             }
             let rate = self.rate_bytes_per_s.load(Ordering::Relaxed);
             if rate > 0 {

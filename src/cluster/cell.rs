@@ -106,6 +106,8 @@ pub struct Inner {
     /// written. Bytes.
     pub coming_bytes: u64,
     pub writing_bytes: u64,
+    /// This process has begun to fetch it.
+    pub fetched_here: bool,
     /// The source wants a token, and its token service has not answered.
     pub authenticating: bool,
     /// Clients whose request is being held, and how to wake them.
@@ -139,6 +141,7 @@ impl Cell {
             put_off: HashMap::new(),
             coming_bytes: 0,
             writing_bytes: 0,
+            fetched_here: false,
             authenticating: false,
             held: HashMap::new(),
             used: now,

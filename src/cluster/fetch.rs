@@ -40,7 +40,10 @@ impl Cluster {
                 // Nothing of it is to be here.
                 Ok(None) => {}
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
-                Err(error) => cluster.fail(&cell, generation, About::Download, &error).await,
+                Err(error) => {
+                    cluster.trim_file(&cell, generation).await;
+                    cluster.fail(&cell, generation, About::Download, &error).await;
+                }
             }
             // A piece may have been lost while others were fetched.
             let resting = cell.lock().resting(cluster.now(), cluster.config().fail_access_interval).is_some();
@@ -110,6 +113,24 @@ impl Cluster {
         if ticket.durable().await.is_ok() {
             tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
             METRICS.cdn_download.inc();
+        }
+    }
+
+    /// Cuts off what was written of pieces that are not whole: nothing counts it. Nobody else writes the file, whose download
+    /// has ended and is not noted as over yet.
+    async fn trim_file(&self, cell: &Cell, generation: Generation) {
+        let (piece_size, pieces) = {
+            let inner = cell.lock();
+            let status = inner.swarm.status();
+            if status.generation != generation || status.pattern == CdnPattern::Source {
+                return;
+            }
+            (status.piece_size, inner.swarm.stored_pieces().last().map_or(0, |(piece, _)| piece.0 + 1))
+        };
+        let (repository, task) = (self.repository.clone(), cell.spec.id);
+        let trimmed = self.blocking(move || repository.trim(&task, generation, piece_size, pieces)).await;
+        if let Ok(Err(error)) = trimmed {
+            tracing::warn!(task = %cell.spec.id, error = &error as &dyn std::error::Error, "what is left of a download stays behind");
         }
     }
 
@@ -241,7 +262,8 @@ fn lost_pieces(cell: &Cell) -> Option<LostPieces> {
 
 /// Where the download of a task begins, from what its swarm knows to be stored.
 fn start_of(cell: &Cell) -> Start {
-    let inner = cell.lock();
+    let mut inner = cell.lock();
+    let recovered = !std::mem::replace(&mut inner.fetched_here, true);
     let status = inner.swarm.status();
     let known = (status.state != SourceState::Waiting).then(|| Known {
         piece_size: status.piece_size,
@@ -249,7 +271,7 @@ fn start_of(cell: &Cell) -> Start {
         validators: status.validators.clone(),
     });
     let stored = (0..inner.swarm.stored_prefix()).map_while(|piece| inner.swarm.stored_piece(PieceNumber(piece))).collect();
-    Start { generation: status.generation, known, stored, bytes: None }
+    Start { generation: status.generation, known, stored, recovered, bytes: None }
 }
 
 /// The whole chain of an error in one sentence, for clients.

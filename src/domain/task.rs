@@ -116,7 +116,8 @@ pub fn redacted_url(url: &str) -> String {
             let host = authority.rsplit_once('@').map_or(authority, |(_secret, host)| host);
             format!("{scheme}://{host}{path}")
         }
-        None => base.to_owned(),
+        // No URL: whatever stands before an @ may be a password.
+        None => base.rsplit_once('@').map_or(base, |(_secret, rest)| rest).to_owned(),
     };
     if let Some(query) = query {
         let names: Vec<String> = query

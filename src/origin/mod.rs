@@ -98,6 +98,8 @@ pub enum OriginError {
     Changed,
     #[error("the source has nothing after what was asked for already")]
     AtEnd,
+    #[error("the source sent {sent} bytes of a part that has {announced}")]
+    Part { sent: u64, announced: u64 },
     #[error("the source broke off")]
     Broken(#[source] reqwest::Error),
     #[error("the answer is larger than {DOCUMENT_MAX_BYTES} bytes")]
@@ -115,12 +117,23 @@ pub struct Answer {
     pub to_the_end: bool,
     pub validators: Validators,
     body: Response,
+    /// Bytes that the part has, by its own word, and those that came of it.
+    part_bytes: Option<u64>,
+    part_received: u64,
 }
 
 impl Answer {
     /// The next bytes of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
-        self.body.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))
+        let chunk = self.body.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))?;
+        let Some(announced) = self.part_bytes else { return Ok(chunk) };
+        let sent = self.part_received + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        self.part_received = sent;
+        // Chunks and ends of connections do not say how long the part was to be, but its range does.
+        if sent > announced || (chunk.is_none() && sent < announced) {
+            return Err(OriginError::Part { sent, announced });
+        }
+        Ok(chunk)
     }
 }
 
@@ -329,6 +342,8 @@ fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::Clien
         .read_timeout(idle_timeout)
         .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
+        // It would show a signed URL to wherever that redirects.
+        .referer(false)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         .pool_idle_timeout(IDLE_CONNECTION_LIFE)
         .http1_only()
@@ -407,5 +422,7 @@ fn read_answer(
         return Err(OriginError::Coded);
     }
     let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
-    Ok(Answer { length, start, to_the_end, validators, body: response })
+    let part_bytes = content_range.filter(|_| response.status() == StatusCode::PARTIAL_CONTENT);
+    let part_bytes = part_bytes.map(|part| (part.last - part.first).saturating_add(1));
+    Ok(Answer { length, start, to_the_end, validators, body: response, part_bytes, part_received: 0 })
 }

@@ -128,6 +128,23 @@ impl Repository {
         File::open(&path).and_then(|file| file.set_modified(at)).map_err(failed("mark the piece file", &path))
     }
 
+    /// Cuts a task's file off behind so many pieces; one that would have none goes.
+    pub fn trim(&self, task: &TaskId, generation: Generation, piece_size: PieceSize, pieces: u32) -> Result<(), PieceFileError> {
+        if pieces == 0 {
+            return self.remove(task, generation);
+        }
+        let path = self.path(task, generation);
+        let end = piece_size.slot_start(PieceNumber(pieces));
+        let cut = || {
+            let file = OpenOptions::new().write(true).open(&path)?;
+            if file.metadata()?.len() > end { file.set_len(end) } else { Ok(()) }
+        };
+        match cut() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("cut off the piece file", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the file of a generation that is over, if there is one.
     pub fn remove(&self, task: &TaskId, generation: Generation) -> Result<(), PieceFileError> {
         let path = self.path(task, generation);

@@ -131,6 +131,15 @@ fn unmeasured_again(what: &str, again: impl Fn(usize) -> Vec<Act> + Send + Sync 
     case(what, script).of(long())
 }
 
+/// Says that it is all from this byte on, and sends this.
+fn chunked_part(from: usize, sent: Bytes) -> Vec<Act> {
+    let range = format!("Content-Range: bytes {from}-{}/{}\r\n", long().len() - 1, long().len());
+    let head = format!("HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n{range}{ETAG}");
+    let mut acts = answer(head, Bytes::new());
+    acts.extend([Act::say(format!("{:x}\r\n", sent.len())), Act::Send(sent), Act::say("\r\n0\r\n\r\n")]);
+    acts
+}
+
 pub fn unmeasured() -> Group {
     let part_of =
         |range: fn(usize, usize) -> String| move |from: usize| part(&range(from, long().len()), ETAG, long().slice(from..));
@@ -145,6 +154,12 @@ pub fn unmeasured() -> Group {
             part(&format!("bytes {from}-{}/*", from + 999), ETAG, long().slice(from..from + 1000))
         })
         .sending_at_most(REFUSED_MAX),
+        unmeasured_again("sends less of it than it says, in chunks", |from| chunked_part(from, long().slice(from..from + 1000)))
+            .sending_at_most(REFUSED_MAX),
+        unmeasured_again("sends more of it than it says, in chunks", |from| {
+            chunked_part(from, [long().slice(from..), small()].concat().into())
+        })
+        .sending_at_most(2.0 * REFUSED_MAX),
         unmeasured_again("sends everything instead", |_| whole(ETAG, long())),
         unmeasured_again("says that it ends before what was sent already (416)", |from| {
             bare("416 Range Not Satisfiable", &format!("Content-Range: bytes */{from}\r\n"))
