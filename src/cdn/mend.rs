@@ -55,8 +55,7 @@ impl Worker {
         let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
         let part = if run_end == first { origin::Part::ALL } else { origin::Part { first, last: Some(run_end - 1) } };
-        let left = lost.iter().map(|(_, digest)| u64::from(digest.content_len)).sum();
-        let _taking = visit.body(Size::of(Some(left))).await?;
+        let _taking = visit.body(size_to_come(spec, known, lost)).await?;
         let mut answer = self.source.ask(spec, part, &known.validators, &|_| ()).await?;
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
@@ -116,7 +115,50 @@ async fn mend_small(
     Ok(())
 }
 
+/// How much a source is going to send for these pieces. One that cannot be asked for a part sends everything.
+fn size_to_come(spec: &TaskSpec, known: &Known, lost: &[(PieceNumber, PieceDigest)]) -> Size {
+    let left = lost.iter().map(|(_, digest)| u64::from(digest.content_len)).sum();
+    Size::of(if origin::has_parts(spec, &known.validators) { Some(left) } else { known.length })
+}
+
 /// The byte of the source after the last of these pieces.
 fn end_of(piece_size: PieceSize, pieces: &[(PieceNumber, PieceDigest)]) -> u64 {
     pieces.last().map_or(0, |(piece, digest)| piece_size.content_start(*piece) + u64::from(digest.content_len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{TaskId, Validators};
+
+    #[test]
+    fn a_lost_piece_of_what_can_only_be_fetched_whole_is_as_large_as_that() {
+        let spec = |headers: &[(&str, &str)]| TaskSpec {
+            id: TaskId::derive("http://h/f", "", ""),
+            raw_url: "http://h/f".into(),
+            task_url: "http://h/f".into(),
+            md5: None,
+            identifier: None,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            insecure: false,
+            root_cas: Vec::new(),
+            headers_left_out: false,
+        };
+        let (small, large) = (Some(1_000_000), Some(1_000_000_000));
+        for (headers, etag, length, size) in [
+            (&[][..], Some("\"a\""), large, Size::Small),
+            (&[], Some("W/\"a\""), large, Size::Large),
+            (&[], None, large, Size::Large),
+            (&[], None, None, Size::Large),
+            (&[], None, small, Size::Small),
+            // Where that lies, only the source knows.
+            (&[("Range", "bytes=-900000000")], Some("\"a\""), large, Size::Large),
+        ] {
+            let piece_size = PieceSize::for_length(length);
+            let slot = Slot::wrap(piece_size, b"content");
+            let validators = Validators { etag: etag.map(str::to_owned), last_modified: None };
+            let known = Known { piece_size, length, validators };
+            assert_eq!(size_to_come(&spec(headers), &known, &[(PieceNumber(0), slot.digest())]), size, "{headers:?} {known:?}");
+        }
+    }
 }

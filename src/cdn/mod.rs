@@ -31,7 +31,7 @@ use limits::Flow;
 pub use limits::Limits;
 pub use pace::RateMin;
 pub use places::BodiesMax;
-use places::{Places, Size, Visit};
+use places::{Places, Size, Taken, Visit};
 use throttle::Throttle;
 
 /// Requests in a row that bring no new piece before a download has failed.
@@ -42,6 +42,9 @@ const FIRST_ATTEMPTS_MAX: u32 = 3;
 /// for more has failed, and is left alone for as long as it wants.
 const FIRST_RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
+/// How long a source that has answered is kept waiting, its body unread, before it is asked again instead. Servers close
+/// connections that take nothing; many do after 10 s.
+const KEPT_WAITING_MAX: Duration = Duration::from_secs(2);
 /// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(400);
 
@@ -283,6 +286,34 @@ impl Worker {
         }
     }
 
+    /// What the source answers, with a place to take the body; `None` where it has nothing after what is stored.
+    async fn answer_and_place(
+        &self,
+        spec: &TaskSpec,
+        visit: &Visit<'_>,
+        download: &mut Download,
+        ledger: &impl Ledger,
+    ) -> Result<Option<(Answer, Known, Taken)>, FetchError> {
+        let mut held: Option<(Taken, Size)> = None;
+        loop {
+            let Some(answer) = self.ask(spec, visit, download, ledger).await? else {
+                // It had something a moment ago.
+                return if held.is_some() { Err(OriginError::Changed.into()) } else { Ok(None) };
+            };
+            let known = download.learn(&answer, ledger).await?;
+            let size = Size::of(known.length.map(|length| length.saturating_sub(answer.start)));
+            // Asked again, it may send more than it said at first.
+            let fitting = held.take().filter(|(_, held_for)| *held_for >= size).map(|(place, _)| place);
+            if let Some(place) = fitting.or_else(|| visit.try_body(size)) {
+                return Ok(Some((answer, known, place)));
+            }
+            match wait_for_place(visit, size, answer).await? {
+                (place, Some(answer)) => return Ok(Some((answer, known, place))),
+                (place, None) => held = Some((place, size)),
+            }
+        }
+    }
+
     /// One request and its body.
     async fn attempt(
         &self,
@@ -291,30 +322,13 @@ impl Worker {
         download: &mut Download,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        let Some(mut answer) = self.ask(spec, visit, download, ledger).await? else {
+        let Some((mut answer, known, _taking)) = self.answer_and_place(spec, visit, download, ledger).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
             check_md5(spec, &download.hash)?;
             return Ok(download.fetched());
         };
-        let mut known = download.learn(&answer, ledger).await?;
-        let size = Size::of(known.length.map(|length| length.saturating_sub(download.next_byte())));
-        let _taking = match visit.try_body(size) {
-            Some(place) => place,
-            None => match visit.try_wait() {
-                Some(_waiting) => visit.body(size).await?,
-                None => {
-                    drop(answer);
-                    let place = visit.body(size).await?;
-                    let Some(again) = self.ask(spec, visit, download, ledger).await? else {
-                        return Err(OriginError::Changed.into());
-                    };
-                    known = download.learn(&again, ledger).await?;
-                    answer = again;
-                    place
-                }
-            },
-        };
-        let body = Body::new(&mut answer, &self.flow, known.piece_size, known.length.or(download.told_length));
+        let length = known.length.or(download.told_length);
+        let body = Body::new(&mut answer, &self.flow, known.piece_size, length);
         if known.is_small() {
             return download.take_small(spec, body, ledger).await;
         }
@@ -328,6 +342,18 @@ impl Worker {
         };
         download.take_body(spec, body, &file, ledger).await
     }
+}
+
+/// Waits for a place to take a body, at first with the answer; without it where that takes longer than a source bears.
+async fn wait_for_place(visit: &Visit<'_>, size: Size, answer: Answer) -> Result<(Taken, Option<Answer>), LedgerError> {
+    let mut place = std::pin::pin!(visit.body(size));
+    if let Some(_waiting) = visit.try_wait()
+        && let Ok(place) = tokio::time::timeout(KEPT_WAITING_MAX, &mut place).await
+    {
+        return Ok((place?, Some(answer)));
+    }
+    drop(answer);
+    Ok((place.await?, None))
 }
 
 /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is not as

@@ -21,8 +21,8 @@ use crate::origin::parse_url;
 const ASKS_MAX: usize = 256;
 /// Of those, of one host: a host that takes its time to answer must not keep others from being asked.
 const ASKS_PER_HOST_MAX: usize = 64;
-/// Answered sources that are kept waiting for somebody to take their bodies, each with a connection. More are asked again
-/// when it is their turn.
+/// Answered sources that are kept waiting a moment for somebody to take their bodies, each with a connection. More are asked
+/// again when it is their turn.
 const WAITING_MAX: usize = 256;
 /// Of those, of one host.
 const WAITING_PER_HOST_MAX: usize = 64;
@@ -42,7 +42,7 @@ fn large_max(max: usize) -> usize {
 }
 
 /// How much of a file is still to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     Small,
     Large,

@@ -195,9 +195,7 @@ impl Source {
         let url = parse_url(&spec.raw_url)?;
         check_url(&self.policy, &url)?;
         let asked = RequestedRange::of_task(spec.range());
-        // Without a validator nothing says that the rest belongs to what is here: the whole is asked for and compared.
-        // Nor can a part be asked for of a range whose place only the source knows.
-        let resumable = (part != Part::ALL && asked.has_place()).then(|| known.if_range()).flatten();
+        let resumable = guard_of_parts(&asked, known).filter(|_| part != Part::ALL);
         let asked_part = if resumable.is_some() { part } else { Part::ALL };
         let range = asked.header(asked_part);
         let mut headers = client_headers(spec);
@@ -323,6 +321,17 @@ impl Source {
         }
         builder.build().map_err(OriginError::Certificates)
     }
+}
+
+/// Whether less can be asked for than all of the task's content. The source may send all of it nevertheless.
+pub fn has_parts(spec: &TaskSpec, known: &Validators) -> bool {
+    guard_of_parts(&RequestedRange::of_task(spec.range()), known).is_some()
+}
+
+/// What guards against a part of another content. Without a validator nothing says that the rest belongs to what is here:
+/// the whole is asked for and compared. Nor can a part be asked for of a range whose place only the source knows.
+fn guard_of_parts<'v>(asked: &RequestedRange, known: &'v Validators) -> Option<&'v str> {
+    if asked.has_place() { known.if_range() } else { None }
 }
 
 fn why_unanswered(error: reqwest::Error) -> OriginError {

@@ -107,6 +107,21 @@ async fn a_slow_host_leaves_places_to_others_and_more_can_be_given_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_whose_turn_is_long_in_coming_is_not_kept_waiting_but_asked_again() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let service = Service::start_configured("base:\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
+    fetch_endless(&service, &origin, &content, 1).await;
+    let waiting = origin.put("waiting", of_unknown_length(&content));
+    register(&service, &waiting).await;
+    // Longer than sources are kept waiting.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(origin.record("waiting").0.len(), 1, "it is asked when it is its turn, and no sooner");
+    service.reconfigure("base:\n  downloadsPerHostMax: 20\n  sourceMinRate: 0\n");
+    check_arrives(&service, &waiting, &content).await;
+    assert_eq!(origin.record("waiting").0.len(), 2, "its first answer may have been given up by then");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_files_that_hold_their_places_leave_some_to_a_small_one() {
     let content = random_content(FILE_BYTES);
     let origins = [Origin::start().await, Origin::start().await, Origin::start().await];
