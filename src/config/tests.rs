@@ -381,6 +381,11 @@ fn a_reload_takes_what_can_change_and_tells_what_cannot() {
     let port = Difference { key: "listenPort", old: "8002".to_owned(), new: "1".to_owned(), unsaid: false };
     assert_eq!(waiting, [port]);
     assert_eq!(reload(&config, &said(&config)).applied, []);
+    let fewer = Loaded {
+        origins: SETTINGS.iter().map(|_| crate::config::Origin::Default).collect(),
+        ..said(&Config { downloads_per_host_max: 4, ..Config::default() })
+    };
+    assert!(reload(&Config::default(), &fewer).applied.iter().all(|difference| !difference.unsaid), "it follows another");
     let nothing = Loaded { origins: SETTINGS.iter().map(|_| crate::config::Origin::Default).collect(), ..said(&running) };
     let unsaid = reload(&config, &nothing).applied;
     assert!(unsaid.len() == 2 && unsaid.iter().all(|difference| difference.unsaid), "{unsaid:?}");
