@@ -70,12 +70,14 @@ pub enum ConfigError {
     TooLarge { path: PathBuf },
     #[error("{}:{line}:{column}: not YAML: {why}", path.display())]
     NotYaml { path: PathBuf, line: usize, column: usize, why: String },
-    #[error("{}", lines(.0))]
-    Wrong(Vec<WrongValue>),
+    /// In the order of the file, then of the other layers; with what was ignored, which often is why something else is wrong.
+    #[error("{}", lines(values, warnings))]
+    Wrong { values: Vec<WrongValue>, warnings: Vec<String> },
 }
 
-fn lines(wrong: &[WrongValue]) -> String {
-    wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+fn lines(values: &[WrongValue], warnings: &[String]) -> String {
+    let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
+    values.iter().map(ToString::to_string).chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
 /// Everything that says something about the configuration.
@@ -207,7 +209,9 @@ impl Reading {
             }
         }
         if !self.wrong.is_empty() {
-            return Err(ConfigError::Wrong(self.wrong));
+            // What is not in the file keeps its order.
+            self.wrong.sort_by_key(|wrong| if let Origin::File { line, .. } = wrong.origin { line } else { usize::MAX });
+            return Err(ConfigError::Wrong { values: self.wrong, warnings: self.warnings });
         }
         follow(&mut config, &origins);
         self.warn_of_no_effect();

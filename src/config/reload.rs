@@ -28,7 +28,10 @@ pub fn reload(running: &Config, loaded: &Loaded) -> Reloaded {
     let mut reloaded = Reloaded { config: running.clone(), applied: Vec::new(), waiting: Vec::new() };
     for (setting, origin) in SETTINGS.iter().zip(&loaded.origins) {
         let show = |config| setting.field.show(config).unwrap_or_else(|| "none".to_owned());
-        let difference = Difference { key: setting.key, old: show(running), new: show(read), unsaid: *origin == Origin::Default };
+        let (old, new) = (show(running), show(read));
+        // A default that follows another setting was perhaps never said.
+        let unsaid = *origin == Origin::Default && new == show(&Config::default());
+        let difference = Difference { key: setting.key, old, new, unsaid };
         if difference.old == difference.new {
             continue;
         }

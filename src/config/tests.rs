@@ -125,6 +125,15 @@ fn a_wrong_value_is_told_with_file_line_key_what_was_found_and_what_is_allowed()
         "supernode.yml:4: logConfig is a single value; allowed is a mapping of settings",
     ];
     assert_eq!(shapes.lines().collect::<Vec<_>>(), expected, "all that is wrong is told at once");
+    let mixed = Scene::with("base:\n  hold: 9s\n  cleanRatioo: 3\n  listenPort: [1]\n  debug: maybe\n").error();
+    let begins: Vec<&str> = mixed.lines().map(|line| line.split(" is ").next().unwrap_or_default()).collect();
+    let expected = [
+        "supernode.yml:2: hold",
+        "supernode.yml:4: listenPort",
+        "supernode.yml:5: debug",
+        "warning: supernode.yml:3: base.cleanRatioo",
+    ];
+    assert_eq!(begins, expected, "in the order of the file, and what was ignored as well");
     assert_eq!(Scene::with("base: 3\n").error(), "supernode.yml:1: base is a single value; allowed is a mapping of settings");
     assert_eq!(Scene::with("- a\n").error(), "supernode.yml:1: the file is a list; allowed is a mapping of settings");
 }
@@ -372,6 +381,11 @@ fn a_reload_takes_what_can_change_and_tells_what_cannot() {
     let port = Difference { key: "listenPort", old: "8002".to_owned(), new: "1".to_owned(), unsaid: false };
     assert_eq!(waiting, [port]);
     assert_eq!(reload(&config, &said(&config)).applied, []);
+    let fewer = Loaded {
+        origins: SETTINGS.iter().map(|_| crate::config::Origin::Default).collect(),
+        ..said(&Config { downloads_per_host_max: 4, ..Config::default() })
+    };
+    assert!(reload(&Config::default(), &fewer).applied.iter().all(|difference| !difference.unsaid), "it follows another");
     let nothing = Loaded { origins: SETTINGS.iter().map(|_| crate::config::Origin::Default).collect(), ..said(&running) };
     let unsaid = reload(&config, &nothing).applied;
     assert!(unsaid.len() == 2 && unsaid.iter().all(|difference| difference.unsaid), "{unsaid:?}");

@@ -75,7 +75,7 @@ pub enum OriginError {
         "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
     )]
     HeadersLeftOut,
-    #[error("the source cannot be reached")]
+    #[error("{}", if is_silence(.0) { "the source took longer than sourceIdleTimeout for its headers" } else { "the source cannot be reached" })]
     Unreachable(#[source] reqwest::Error),
     #[error("the head of the source's answer is larger than {HEAD_MAX_BYTES} bytes or 100 headers", HEAD_MAX_BYTES = head::HEAD_MAX_BYTES)]
     HeadTooLarge,
@@ -100,7 +100,7 @@ pub enum OriginError {
     AtEnd,
     #[error("the source sent {sent} bytes of a part that has {announced}")]
     Part { sent: u64, announced: u64 },
-    #[error("the source broke off")]
+    #[error("{}", if is_silence(.0) { "the source was silent for longer than sourceIdleTimeout" } else { "the source broke off" })]
     Broken(#[source] reqwest::Error),
     #[error("the answer is larger than {DOCUMENT_MAX_BYTES} bytes")]
     TooLarge,
@@ -356,6 +356,11 @@ fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::Clien
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         .pool_idle_timeout(IDLE_CONNECTION_LIFE)
         .http1_only()
+}
+
+/// Whether it was the idle timeout that ended a request. To connect has another one.
+fn is_silence(error: &reqwest::Error) -> bool {
+    error.is_timeout() && !error.is_connect()
 }
 
 /// Whether a source that says this may say otherwise in a while.

@@ -14,10 +14,11 @@ pub async fn reload_on(hangup: &mut Signal, sources: Arc<Sources>, cluster: &Clu
         let sources = sources.clone();
         let read = match tokio::task::spawn_blocking(move || sources.load()).await? {
             Ok(read) => read,
-            Err(ConfigError::Wrong(values)) => {
+            Err(ConfigError::Wrong { values, warnings }) => {
                 for wrong in values {
                     tracing::error!("configuration is not valid and changes nothing: {wrong}");
                 }
+                log_warnings(&warnings);
                 continue;
             }
             Err(error) => {
@@ -47,11 +48,15 @@ pub async fn reload_on(hangup: &mut Signal, sources: Arc<Sources>, cluster: &Clu
 
 /// Tells what is ignored, and at level debug who decided what.
 pub fn log_loaded(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    log_warnings(&loaded.warnings);
     for (setting, origin) in SETTINGS.iter().zip(&loaded.origins).filter(|(_, origin)| **origin != Origin::Default) {
         let value = setting.field.show(&loaded.config);
         tracing::debug!(key = setting.key, value = value.as_deref(), %origin, "setting is decided");
+    }
+}
+
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
 }

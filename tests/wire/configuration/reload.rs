@@ -75,7 +75,7 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     logged(&service, "configuration is reloaded", 2).await;
     let log = service.log();
     let warned = log.lines().filter(|line| line.contains("WARN") && line.contains("nothing gives it")).count();
-    assert_eq!(warned, 3, "a file that says nothing any more changes three limits, and a warning tells of each");
+    assert_eq!(warned, 4, "a file that says nothing any more changes four limits, and a warning tells of each");
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 20 * 1024));
     let another = Client::start(&Release::GO_1_0_6).await;
     register(&service, &another, &url).await;

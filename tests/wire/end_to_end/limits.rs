@@ -41,7 +41,7 @@ async fn failure(service: &Service, task: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn sources_that_drip_do_not_hold_the_places_of_others() {
     let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
-    let settings = "base:\n  downloadsMax: 2\n  sourceMinRate: 1M\n  sourceMinRateWindow: 1s\n";
+    let settings = "base:\n  downloadsMax: 2\n  downloadsPerHostMax: 2\n  sourceMinRate: 1M\n  sourceMinRateWindow: 1s\n";
     let service = Service::start_configured(settings).await;
     let mut tasks = Vec::new();
     for name in ["one", "two"] {
