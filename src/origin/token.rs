@@ -46,6 +46,15 @@ impl TokenError {
             Self::NoToken | Self::TooLong => false,
         }
     }
+
+    /// Whether the service gives none to whoever asked, and may give one to others.
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+            Self::NoToken => true,
+            Self::TooLong | Self::Late | Self::NotAsked(_) => false,
+        }
+    }
 }
 
 impl Source {
