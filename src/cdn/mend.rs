@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::body::{Body, Ends, Part};
 use super::cutter::{self, Written};
+use super::patience::Patience;
 use super::places::{Size, Visit};
-use super::{ATTEMPTS_MAX, FetchError, Known, Ledger, RETRY_AFTER_MAX, Worker, backoff, blocking};
+use super::{FetchError, Known, Ledger, Worker, blocking};
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskSpec};
 use crate::origin::{self, OriginError};
 use crate::pieces::{Slot, SlotWriter};
@@ -29,10 +30,7 @@ impl Worker {
                 continue;
             };
             attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
-            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
-            if !error.is_passing() || attempts == ATTEMPTS_MAX || wait > RETRY_AFTER_MAX {
-                return Err(error);
-            }
+            let Some(wait) = Patience::LATER.wait(&error, attempts) else { return Err(error) };
             tokio::time::sleep(wait).await;
         }
         Ok(())

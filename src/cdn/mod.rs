@@ -12,6 +12,7 @@ mod download;
 mod limits;
 mod mend;
 mod pace;
+mod patience;
 mod places;
 mod probe;
 mod throttle;
@@ -30,23 +31,14 @@ use download::{Download, check_md5};
 use limits::Flow;
 pub use limits::Limits;
 pub use pace::RateMin;
+use patience::Patience;
 pub use places::BodiesMax;
 use places::{Places, Size, Taken, Visit};
 use throttle::Throttle;
 
-/// Requests in a row that bring no new piece before a download has failed.
-const ATTEMPTS_MAX: u32 = 5;
-/// Attempts while a registration waits for the first answer, which is not for long.
-const FIRST_ATTEMPTS_MAX: u32 = 3;
-/// What a busy source may ask for (`Retry-After`) between two attempts: while a registration waits, and later. One that asks
-/// for more has failed, and is left alone for as long as it wants.
-const FIRST_RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
-const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// How long a source that has answered is kept waiting, its body unread, before it is asked again instead. Servers close
 /// connections that take nothing; many do after 10 s.
 const KEPT_WAITING_MAX: Duration = Duration::from_secs(2);
-/// The wait after the first failed attempt; it doubles with every further one, give or take a quarter.
-const BACKOFF_FIRST: Duration = Duration::from_millis(400);
 
 /// Where a download begins: at nothing, or at what an earlier process stored.
 #[derive(Debug)]
@@ -235,15 +227,8 @@ impl Worker {
                 Err(error) => error,
             };
             attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
-            // A registration waits for a first answer, and a source that is not there says so at once.
-            let answered = download.known.is_some();
-            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
-            let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
-            let retry_after_max = if answered { RETRY_AFTER_MAX } else { FIRST_RETRY_AFTER_MAX };
-            let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
-            if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) || wait > retry_after_max {
-                return Err(error);
-            }
+            let patience = if download.known.is_some() { Patience::LATER } else { Patience::FIRST };
+            let Some(wait) = patience.wait(&error, attempts) else { return Err(error) };
             tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
@@ -389,11 +374,6 @@ async fn rehash(
     download.digests = stored;
     download.digests.truncate(sound);
     Ok(())
-}
-
-fn backoff(attempts: u32) -> Duration {
-    let exact = BACKOFF_FIRST * 2_u32.pow(attempts.min(6).saturating_sub(1));
-    exact.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 /// Runs disk or hashing work on the threads that may block.

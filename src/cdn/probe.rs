@@ -1,6 +1,7 @@
 //! Sources that clients fetch from by themselves: only asked, never fetched.
 
-use super::{FIRST_ATTEMPTS_MAX, FetchError, Worker, backoff};
+use super::patience::Patience;
+use super::{FetchError, Worker};
 use crate::domain::{TaskSpec, Validators};
 use crate::origin::{Freshness, OriginError, Probed};
 
@@ -16,24 +17,16 @@ impl Worker {
     /// Asks what the source has and whether it sends parts of that; again where it failed in a way that may pass.
     pub async fn probe(&self, spec: &TaskSpec) -> Result<Probed, FetchError> {
         let visit = self.places.visit(&spec.raw_url);
-        let mut attempts = 1;
+        let mut attempts = 0;
         loop {
             let asked = {
                 let _asking = visit.ask().await?;
                 self.source.probe(spec).await.map_err(unfit)
             };
-            match asked {
-                // A registration waits, and a source that is not there says so at once.
-                Err(error)
-                    if error.is_passing()
-                        && attempts < FIRST_ATTEMPTS_MAX
-                        && !matches!(error, FetchError::Origin(OriginError::Unreachable(_))) =>
-                {
-                    tokio::time::sleep(backoff(attempts)).await;
-                    attempts += 1;
-                }
-                outcome => return outcome,
-            }
+            let Err(error) = asked else { return asked };
+            attempts += 1;
+            let Some(wait) = Patience::FIRST.wait(&error, attempts) else { return Err(error) };
+            tokio::time::sleep(wait).await;
         }
     }
 

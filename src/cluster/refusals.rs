@@ -63,7 +63,7 @@ impl Refused {
                 OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
                 | OriginError::HeadersLeftOut,
             ) => (Self::NeedsAuth(reason), Rest::Growing),
-            FetchError::Origin(OriginError::Token(error)) if !error.is_passing() => (Self::NeedsAuth(reason), Rest::Growing),
+            FetchError::Origin(OriginError::Token(error)) if error.is_refusal() => (Self::NeedsAuth(reason), Rest::Growing),
             FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), Rest::Growing),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), Rest::Missing)
@@ -135,6 +135,7 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::TokenError;
 
     const LONGEST: Duration = Duration::from_secs(180);
 
@@ -162,6 +163,28 @@ mod tests {
         let rest = |seconds| Rest::AtLeast(Duration::from_secs(seconds));
         for (rest, failures, wait) in [(rest(30), 1, 30), (rest(3), 4, 8), (rest(3600), 1, 180), (rest(0), 1, 1)] {
             assert_eq!(rest.wait(failures, LONGEST), Duration::from_secs(wait), "{rest:?} after {failures}");
+        }
+    }
+
+    #[test]
+    fn only_a_token_service_that_refuses_wants_other_credentials() {
+        let status = |code| TokenError::Status(StatusCode::from_u16(code).expect("a status"));
+        let not_asked = |error| TokenError::NotAsked(Box::new(error));
+        for (error, is_of_credentials) in [
+            (status(401), true),
+            (status(403), true),
+            (TokenError::NoToken, true),
+            (status(404), false),
+            (status(503), false),
+            (TokenError::TooLong, false),
+            (TokenError::Late, false),
+            (not_asked(OriginError::Url), false),
+            (not_asked(OriginError::TooLarge), false),
+            (not_asked(OriginError::NoCertificate), false),
+        ] {
+            let error = FetchError::from(OriginError::Token(error));
+            let (refused, rest) = Refused::of(&error);
+            assert_eq!((refused.is_of_credentials(), rest), (is_of_credentials, Rest::Growing), "{error:?}");
         }
     }
 

@@ -400,6 +400,15 @@ fn is_coded(headers: &HeaderMap) -> bool {
     codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
+/// What a status says that comes instead of the content.
+fn refused_by(response: &Response) -> OriginError {
+    let status = response.status();
+    match retry_after::retry_after(status, response.headers()) {
+        Some(retry_after) => OriginError::Busy { status, retry_after },
+        None => OriginError::Status(status),
+    }
+}
+
 fn read_answer(
     response: Response,
     asked: &RequestedRange,
@@ -422,12 +431,7 @@ fn read_answer(
                 !asked.is_part() && text(header::CONTENT_RANGE).and_then(|value| parse_unsatisfied(&value)) == Some(part.first);
             return Err(if at_end && !known.contradict(&validators) { OriginError::AtEnd } else { OriginError::Changed });
         }
-        status => {
-            return Err(match retry_after::retry_after(status, response.headers()) {
-                Some(retry_after) => OriginError::Busy { status, retry_after },
-                None => OriginError::Status(status),
-            });
-        }
+        _ => return Err(refused_by(&response)),
     };
     if known.contradict(&validators) {
         return Err(OriginError::Changed);

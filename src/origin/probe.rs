@@ -6,7 +6,7 @@ use reqwest::Response;
 
 use super::content_range::{ContentRange, parse_unsatisfied};
 use super::reach::check_url;
-use super::{Freshness, OriginError, Source, client_headers, parse_url, validators_of};
+use super::{Freshness, OriginError, Source, client_headers, parse_url, refused_by, validators_of};
 use crate::domain::{TaskSpec, Validators};
 
 const FIRST_BYTE: HeaderValue = HeaderValue::from_static("bytes=0-0");
@@ -79,7 +79,25 @@ fn read_probe(response: &Response) -> Result<Probed, OriginError> {
         StatusCode::OK if response.content_length() == Some(0) => 0,
         StatusCode::OK => return Err(OriginError::RangeIgnored),
         StatusCode::RANGE_NOT_SATISFIABLE if content_range.and_then(parse_unsatisfied) == Some(0) => 0,
-        status => return Err(OriginError::Status(status)),
+        _ => return Err(refused_by(response)),
     };
     Ok(Probed { length, validators: validators_of(response) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_busy_source_is_heard_when_it_wants_to_be_asked_again() {
+        let answer = |status: u16| {
+            let answer = http::Response::builder().status(status).header(header::RETRY_AFTER, "7").body("");
+            read_probe(&answer.expect("an answer").into())
+        };
+        let busy = answer(503);
+        assert!(matches!(busy, Err(OriginError::Busy { retry_after, .. }) if retry_after == Duration::from_secs(7)), "{busy:?}");
+        assert!(matches!(answer(404), Err(OriginError::Status(StatusCode::NOT_FOUND))));
+    }
 }

@@ -46,6 +46,15 @@ impl TokenError {
             Self::NoToken | Self::TooLong => false,
         }
     }
+
+    /// Whether the service gives none to whoever asked, and may give one to others.
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+            Self::NoToken => true,
+            Self::TooLong | Self::Late | Self::NotAsked(_) => false,
+        }
+    }
 }
 
 impl Source {
@@ -87,13 +96,13 @@ fn is_of_scheme(value: &str, scheme: &str) -> bool {
 }
 
 /// The source's password is for its token service, which is how the protocol has it; over plain HTTP only where the source
-/// itself is asked like that, for a challenge must not be able to lower that. Other headers are for its own host alone.
+/// itself is asked like that, for a challenge must not be able to lower that. Other headers are for its own host and port
+/// alone.
 fn with_credentials_for(spec: &TaskSpec, challenge: &Challenge) -> TaskSpec {
     let (source, service) = (parse_url(&spec.raw_url).ok(), parse_url(&challenge.url).ok());
     let scheme = |url: &Option<Url>| url.as_ref().map(|url| url.scheme().to_owned());
-    let host = |url: &Option<Url>| url.as_ref().and_then(Url::host_str).map(str::to_owned);
     let is_lowered = scheme(&source).as_deref() == Some("https") && scheme(&service).as_deref() != Some("https");
-    let is_its_own = host(&source) == host(&service);
+    let is_its_own = source.as_ref().map(Url::origin) == service.as_ref().map(Url::origin);
     let mut asking = spec.clone();
     asking.headers.retain(|(name, value)| {
         // An old token is no credential.
@@ -206,6 +215,15 @@ mod tests {
         assert_eq!(sent("http://r/v2/b", "http://auth/token"), "BASIC x");
         assert_eq!(sent("https://r/v2/b", "http://r/token"), "", "a challenge does not lower what protects them");
         assert_eq!(sent("https://r/v2/b", "no url"), "");
+    }
+
+    #[test]
+    fn another_port_is_another_host() {
+        let sent = |service: &str| {
+            let challenge = Challenge { url: service.into() };
+            with_credentials_for(&spec("https://r/v2/b", &[("Cookie", "y")]), &challenge).headers.len()
+        };
+        assert_eq!(["https://r:443/token", "https://R/token", "https://r:8443/token", "http://r/token"].map(sent), [1, 1, 0, 0]);
     }
 
     #[test]

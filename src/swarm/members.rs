@@ -24,7 +24,7 @@ pub struct Introduction {
     /// The host by which it reaches the supernode; empty if unsaid.
     pub seed_host: Arc<str>,
     /// The URL at which it asks the source, where that is another than the task's: with a signature of its own, say. It is
-    /// shown to nobody else, and forgotten with a restart.
+    /// told to whoever asks in this client's name, which nothing proves, and forgotten with a restart.
     pub own_url: Option<Arc<str>>,
 }
 

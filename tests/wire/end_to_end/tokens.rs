@@ -136,15 +136,15 @@ async fn where_there_is_no_token_the_client_is_told_why() {
     let cases = [
         ("denied", here("t1", status(StatusCode::UNAUTHORIZED)), NEED_AUTH, "the token service answered 401"),
         ("failing", here("t2", status(StatusCode::BAD_GATEWAY)), NOT_REACHABLE, "the token service answered 502"),
-        ("outside", outside.to_owned(), NEED_AUTH, "does not let it fetch"),
-        ("redirected", here("t3", redirecting), NEED_AUTH, "does not let it fetch"),
+        ("outside", outside.to_owned(), NOT_REACHABLE, "does not let it fetch"),
+        ("redirected", here("t3", redirecting), NOT_REACHABLE, "does not let it fetch"),
         ("nowhere", "http://127.0.0.1:1/token".to_owned(), NOT_REACHABLE, "cannot be asked"),
-        ("no-url", "file:///etc/passwd".to_owned(), NEED_AUTH, "not a valid http or https URL"),
+        ("no-url", "file:///etc/passwd".to_owned(), NOT_REACHABLE, "not a valid http or https URL"),
         ("garbage", here("t4", File::new("<html>")), NEED_AUTH, "gave no token"),
         ("no-token", here("t5", File::new(r#"{"token":7}"#)), NEED_AUTH, "gave no token"),
         ("no-header", here("t6", File::new(r#"{"token":"a\nb"}"#)), NEED_AUTH, "gave no token"),
-        ("long", here("t7", token_answer(&"x".repeat(9000))), NEED_AUTH, "the token is longer than 8192 bytes"),
-        ("huge", here("t8", File::new(vec![b' '; 10 * 1024 * 1024])), NEED_AUTH, "larger than"),
+        ("long", here("t7", token_answer(&"x".repeat(9000))), NOT_REACHABLE, "the token is longer than 8192 bytes"),
+        ("huge", here("t8", File::new(vec![b' '; 10 * 1024 * 1024])), NOT_REACHABLE, "larger than"),
         ("useless", here("t9", token_answer("wrong")), NEED_AUTH, "the source answered 401"),
     ];
     for (name, realm, code, why) in cases {
