@@ -8,6 +8,7 @@
 
 mod body;
 mod cutter;
+mod document;
 mod download;
 mod limits;
 mod mend;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use md5::Digest;
 
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
+use crate::origin::{self, Answer, Freshness, OriginError, Part, Source, TokenError};
 use crate::pieces::{PieceBytes, PieceFileError, Repository, SMALL_CONTENT_MAX_BYTES, Slot};
 use body::Body;
 use download::{Download, check_md5};
@@ -144,7 +145,9 @@ impl FetchError {
     /// How long the source wants to be left alone, if it said so.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Origin(OriginError::Busy { retry_after, .. }) => Some(*retry_after),
+            Self::Origin(OriginError::Busy { retry_after, .. } | OriginError::Token(TokenError::Busy { retry_after, .. })) => {
+                Some(*retry_after)
+            }
             _ => None,
         }
     }
@@ -194,11 +197,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Whom it asks.
-    pub const fn source(&self) -> &Source {
-        &self.source
-    }
-
     pub fn new(source: Source, repository: Arc<Repository>, limits: Limits) -> Self {
         Self { source, repository, places: Places::new(limits.bodies_max), flow: Flow::new(limits) }
     }
@@ -229,7 +227,11 @@ impl Worker {
             attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
             // A registration waits for a first answer, and a source that is not there says so at once.
             let answered = download.known.is_some();
-            let unreachable = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
+            let unreachable = match &error {
+                FetchError::Origin(OriginError::Unreachable(_)) => true,
+                FetchError::Origin(OriginError::Token(error)) => error.is_silence(),
+                _ => false,
+            };
             let attempts_max = if answered { ATTEMPTS_MAX } else { FIRST_ATTEMPTS_MAX };
             let retry_after_max = if answered { RETRY_AFTER_MAX } else { FIRST_RETRY_AFTER_MAX };
             let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());

@@ -239,7 +239,8 @@ impl Cluster {
         if self.config().cdn_pattern == CdnPattern::Source {
             return Ok(Err(CallError::NothingKept.to_string()));
         }
-        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.resolve(preheat)).await;
+        let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
+        let resolved = tokio::time::timeout_at(deadline, self.resolve(preheat, deadline)).await;
         let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
             Ok(sources) => sources,
             Err(why) => return Ok(Err(why)),
@@ -250,14 +251,14 @@ impl Cluster {
     }
 
     /// What the preheat is to fetch, or why that cannot be told.
-    async fn resolve(&self, preheat: &Preheat) -> Result<Vec<TaskSpec>, String> {
+    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<TaskSpec>, String> {
         if preheat.source.headers_left_out {
             return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
         }
         match &preheat.kind {
             PreheatKind::File => Ok(vec![preheat.source.clone()]),
             PreheatKind::Image { platform } => {
-                image::resolve(self.worker.source(), &preheat.source, &preheat.filter, platform).await
+                image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline).await
             }
         }
     }
