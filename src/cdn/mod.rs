@@ -238,7 +238,7 @@ impl Worker {
             if !error.is_passing() || attempts >= attempts_max || (!answered && unreachable) || wait > retry_after_max {
                 return Err(error);
             }
-            tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
     }

@@ -9,8 +9,8 @@ use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId, TaskSpec,
-    TaskStatus, Validators,
+    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
+    Validators,
 };
 use crate::origin::OriginError;
 use crate::pieces::Slot;
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     pub(super) async fn fail(&self, cell: &Cell, error: &FetchError) {
-        log_failure(&cell.spec.id, error);
+        log_failure(&cell.spec, error);
         METRICS.cdn_download_failed.inc();
         // What did not fit is in the way of everything else, the database included.
         let in_the_way = error.is_want_of_room().then(|| cell.lock().swarm.status().generation);
@@ -183,12 +183,15 @@ impl Cluster {
     }
 }
 
-fn log_failure(task: &TaskId, error: &FetchError) {
+fn log_failure(spec: &TaskSpec, error: &FetchError) {
+    let (task, url) = (spec.id, crate::domain::task::redacted_url(&spec.raw_url));
     let why = error as &dyn std::error::Error;
     match error {
         // The source has no part in it.
-        FetchError::Disk(_) | FetchError::Ledger(_) => tracing::warn!(%task, error = why, "what the source sends cannot be kept"),
-        _ => tracing::warn!(%task, error = why, "source cannot be fetched"),
+        FetchError::Disk(_) | FetchError::Ledger(_) => {
+            tracing::warn!(%task, url, error = why, "what the source sends cannot be kept");
+        }
+        _ => tracing::warn!(%task, url, error = why, "source cannot be fetched"),
     }
 }
 
