@@ -228,6 +228,11 @@ async fn what_cannot_be_preheated_says_why() {
         let preheat = ended(service.api(), &preheat(service.api(), &json!({"type": kind, "url": url})).await).await;
         let reason = preheat["reason"].as_str().unwrap_or_default();
         assert!(preheat["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+        if kind == "file" {
+            let child = &preheat["children"][0];
+            let reason = child["reason"].as_str().unwrap_or_default();
+            assert!(child["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+        }
     }
     for (body, names) in [
         (json!({}), "type"),
