@@ -16,6 +16,7 @@ mod pace;
 mod places;
 mod probe;
 mod throttle;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
