@@ -8,6 +8,7 @@
 
 mod body;
 mod cutter;
+mod document;
 mod download;
 mod limits;
 mod mend;
@@ -16,6 +17,7 @@ mod patience;
 mod places;
 mod probe;
 mod throttle;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,7 @@ use md5::Digest;
 
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
+use crate::origin::{self, Answer, Freshness, OriginError, Part, Source, TokenError};
 use crate::pieces::{PieceBytes, PieceFileError, Repository, Slot};
 use body::Body;
 use download::{Download, check_md5};
@@ -142,7 +144,9 @@ impl FetchError {
     /// How long the source wants to be left alone, if it said so.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Origin(OriginError::Busy { retry_after, .. }) => Some(*retry_after),
+            Self::Origin(OriginError::Busy { retry_after, .. } | OriginError::Token(TokenError::Busy { retry_after, .. })) => {
+                Some(*retry_after)
+            }
             _ => None,
         }
     }
@@ -194,11 +198,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Whom it asks.
-    pub const fn source(&self) -> &Source {
-        &self.source
-    }
-
     pub fn new(source: Source, repository: Arc<Repository>, limits: Limits) -> Self {
         Self { source, repository, places: Places::new(limits.bodies_max), flow: Flow::new(limits) }
     }
@@ -229,7 +228,7 @@ impl Worker {
             attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
             let patience = if download.known.is_some() { Patience::LATER } else { Patience::FIRST };
             let Some(wait) = patience.wait(&error, attempts) else { return Err(error) };
-            tracing::info!(task = %spec.id, attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
     }

@@ -27,7 +27,11 @@ impl Patience {
 
     /// How long to wait before the next attempt, after so many in a row (from 1 on); `None` where there is none.
     pub fn wait(self, error: &FetchError, attempts: u32) -> Option<Duration> {
-        let is_absent = matches!(error, FetchError::Origin(OriginError::Unreachable(_) | OriginError::Token(_)));
+        let is_absent = match error {
+            FetchError::Origin(OriginError::Unreachable(_)) => true,
+            FetchError::Origin(OriginError::Token(error)) => error.is_silence(),
+            _ => false,
+        };
         let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
         let goes_on = error.is_passing()
             && attempts < self.attempts_max

@@ -9,12 +9,14 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::LedgerError;
+use super::usage::{PlacesNow, Usage, Waiting};
 use crate::origin::parse_url;
 
 /// Sources asked at once.
@@ -94,6 +96,15 @@ impl Limit {
         Ok(Place { limit: self.clone(), permit: Some(permit) })
     }
 
+    fn usage(&self) -> Usage {
+        let bound = self.bound.lock();
+        Usage { held: (bound.max + bound.over).saturating_sub(self.free.available_permits()), max: bound.max }
+    }
+
+    fn is_full(&self) -> bool {
+        self.free.available_permits() == 0
+    }
+
     fn try_take(self: &Arc<Self>) -> Option<Place> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
         Some(Place { limit: self.clone(), permit: Some(permit) })
@@ -168,6 +179,7 @@ impl HostKey {
 pub(super) struct Places {
     all: Scope,
     hosts: Mutex<Hosts>,
+    waiting: AtomicUsize,
 }
 
 /// Hosts of which something is fetched now: no more than downloads.
@@ -187,7 +199,7 @@ struct Host {
 impl Places {
     pub fn new(max: BodiesMax) -> Self {
         let hosts = Mutex::new(Hosts { bodies_max: max.per_host, known: HashMap::new() });
-        Self { all: Scope::new(ASKS_MAX, WAITING_MAX, max.all), hosts }
+        Self { all: Scope::new(ASKS_MAX, WAITING_MAX, max.all), hosts, waiting: AtomicUsize::new(0) }
     }
 
     pub fn set_max(&self, max: BodiesMax) {
@@ -196,6 +208,17 @@ impl Places {
         hosts.bodies_max = max.per_host;
         for host in hosts.known.values() {
             host.scope.set_bodies_max(max.per_host);
+        }
+    }
+
+    pub fn now(&self) -> PlacesNow {
+        PlacesNow {
+            asking: self.all.asks.usage(),
+            answered: self.all.waiting.usage(),
+            bodies: self.all.bodies.usage(),
+            large_bodies: self.all.large_bodies.usage(),
+            bodies_per_host_max: self.hosts.lock().bodies_max,
+            waiting: self.waiting.load(Ordering::Relaxed),
         }
     }
 
@@ -242,6 +265,12 @@ impl Visit<'_> {
 
     /// A place to take a body.
     pub async fn body(&self, size: Size) -> Result<Taken, LedgerError> {
+        let is_full = |scope: &Scope| scope.bodies_for(size).any(|limit| limit.is_full());
+        let (host_is_full, all_are_full) = (is_full(&self.host), is_full(&self.places.all));
+        let _waiting = (host_is_full || all_are_full).then(|| Waiting::count(&self.places.waiting));
+        if host_is_full || all_are_full {
+            tracing::debug!(?size, host_is_full, all_are_full, "waiting for a place to fetch");
+        }
         take(self.scopes().into_iter().flat_map(|scope| scope.bodies_for(size))).await
     }
 
@@ -335,6 +364,7 @@ mod tests {
         let mut taken = take_all(&visit, SMALL);
         assert_eq!(taken.len(), 4);
         places.set_max(BodiesMax { all: 2, per_host: 4 });
+        assert_eq!(places.now().bodies, Usage { held: 4, max: 2 });
         taken.truncate(2);
         assert!(visit.try_body(SMALL).is_none(), "two are held, and two are allowed");
         let mut waiting = Box::pin(visit.body(SMALL));
@@ -391,7 +421,9 @@ mod tests {
         let taken = take_all(&visit, SMALL);
         let mut waiting = Box::pin(visit.body(SMALL));
         assert!(waiting.as_mut().now_or_never().is_none());
+        assert_eq!((places.now().bodies, places.now().waiting), (Usage { held: 2, max: 2 }, 1));
         drop(waiting);
+        assert_eq!(places.now().waiting, 0);
         drop(taken);
         assert_eq!(take_all(&visit, SMALL).len(), 2);
     }

@@ -180,14 +180,15 @@ impl Cluster {
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.
     pub(super) async fn evict_file(self: &Arc<Self>, cached: &Cached, reason: Reason) -> Result<bool, CallError> {
         let (cluster, unused) = (self.clone(), *cached);
+        let url = self.cell(&cached.task).map(|cell| crate::domain::task::redacted_url(&cell.spec.raw_url)).unwrap_or_default();
         match self.to_its_end(async move { cluster.forget_unused_task(&unused).await }).await {
             Ok(true) => {
                 count(reason);
                 let (task, unused_s) = (cached.task, cached.unused.as_secs());
                 match reason {
-                    Reason::Expired => tracing::debug!(%task, unused_s, "task expired"),
+                    Reason::Expired => tracing::debug!(%task, url, unused_s, "task expired"),
                     Reason::Quota | Reason::LittleRoom | Reason::HardlyAnyRoom => {
-                        tracing::info!(%task, unused_s, bytes = cached.stored_bytes, reason = reason_name(reason), "evicted");
+                        tracing::info!(%task, url, unused_s, bytes = cached.stored_bytes, reason = reason_name(reason), "evicted");
                     }
                 }
                 Ok(true)

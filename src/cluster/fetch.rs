@@ -9,8 +9,8 @@ use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskId, TaskSpec,
-    TaskStatus, Validators,
+    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
+    Validators,
 };
 use crate::origin::OriginError;
 use crate::pieces::Slot;
@@ -146,7 +146,7 @@ impl Cluster {
             if inner.swarm.status().generation != generation || !about.is_still(&inner.fetching) {
                 return;
             }
-            log_failure(&cell.spec.id, error);
+            log_failure(&cell.spec, error);
             METRICS.cdn_download_failed.inc();
             match &inner.swarm.status().state {
                 // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
@@ -229,12 +229,15 @@ impl About {
     }
 }
 
-fn log_failure(task: &TaskId, error: &FetchError) {
+fn log_failure(spec: &TaskSpec, error: &FetchError) {
+    let (task, url) = (spec.id, crate::domain::task::redacted_url(&spec.raw_url));
     let why = error as &dyn std::error::Error;
     match error {
         // The source has no part in it.
-        FetchError::Disk(_) | FetchError::Ledger(_) => tracing::warn!(%task, error = why, "what the source sends cannot be kept"),
-        _ => tracing::warn!(%task, error = why, "source cannot be fetched"),
+        FetchError::Disk(_) | FetchError::Ledger(_) => {
+            tracing::warn!(%task, url, error = why, "what the source sends cannot be kept");
+        }
+        _ => tracing::warn!(%task, url, error = why, "source cannot be fetched"),
     }
 }
 

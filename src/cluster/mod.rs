@@ -417,6 +417,7 @@ impl Cluster {
         for (what, count) in remembered {
             METRICS.remembered.with_label_values(&[what]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        self.worker.observe();
         METRICS.tasks.reset();
         tasks.into_iter().for_each(|(state, count)| METRICS.tasks.with_label_values(&[state]).set(count));
         METRICS.dfget_tasks.reset();

@@ -142,6 +142,19 @@ impl Answer {
 pub struct Document {
     pub status: StatusCode,
     pub body: Vec<u8>,
+    /// How long the source wants to be left alone, if it said so.
+    retry_after: Option<Duration>,
+}
+
+impl Document {
+    /// What was asked for, and not what the source says instead.
+    pub fn into_body(self) -> Result<Vec<u8>, OriginError> {
+        match (self.status, self.retry_after) {
+            (StatusCode::OK, _) => Ok(self.body),
+            (status, Some(retry_after)) => Err(OriginError::Busy { status, retry_after }),
+            (status, None) => Err(OriginError::Status(status)),
+        }
+    }
 }
 
 /// Whether a source is still what it was.
@@ -301,7 +314,8 @@ impl Source {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Document { status: response.status(), body })
+        let status = response.status();
+        Ok(Document { status, body, retry_after: retry_after::retry_after(status, response.headers()) })
     }
 
     /// Certificates and leniency hold for the task that brought them and for no other.

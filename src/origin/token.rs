@@ -26,6 +26,8 @@ const TOKEN_MAX_BYTES: usize = 8 * 1024;
 pub enum TokenError {
     #[error("the token service answered {0}")]
     Status(StatusCode),
+    #[error("the token service answered {status} and wants to be asked again in {} s", retry_after.as_secs())]
+    Busy { status: StatusCode, retry_after: Duration },
     #[error("the token service gave no token")]
     NoToken,
     #[error("the token is longer than {TOKEN_MAX_BYTES} bytes")]
@@ -41,7 +43,7 @@ impl TokenError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Status(status) => super::is_passing(*status),
-            Self::Late => true,
+            Self::Late | Self::Busy { .. } => true,
             Self::NotAsked(error) => matches!(**error, OriginError::Unreachable(_) | OriginError::Broken(_)),
             Self::NoToken | Self::TooLong => false,
         }
@@ -52,8 +54,13 @@ impl TokenError {
         match self {
             Self::Status(status) => matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
             Self::NoToken => true,
-            Self::TooLong | Self::Late | Self::NotAsked(_) => false,
+            Self::Busy { .. } | Self::TooLong | Self::Late | Self::NotAsked(_) => false,
         }
+    }
+
+    /// Whether the service is not there, rather than in trouble.
+    pub const fn is_silence(&self) -> bool {
+        matches!(self, Self::Late | Self::NotAsked(_))
     }
 }
 
@@ -64,10 +71,12 @@ impl Source {
         let asked =
             tokio::time::timeout(TOKEN_TIMEOUT, self.read_without_token(&asking, &challenge.url, "application/json")).await;
         let document = asked.map_err(|_| TokenError::Late)?.map_err(|error| TokenError::NotAsked(Box::new(error)))?;
-        if document.status != StatusCode::OK {
-            return Err(TokenError::Status(document.status));
-        }
-        let token = token_in(&document.body).ok_or(TokenError::NoToken)?;
+        let body = document.into_body().map_err(|error| match error {
+            OriginError::Status(status) => TokenError::Status(status),
+            OriginError::Busy { status, retry_after } => TokenError::Busy { status, retry_after },
+            error => TokenError::NotAsked(Box::new(error)),
+        })?;
+        let token = token_in(&body).ok_or(TokenError::NoToken)?;
         if token.len() > TOKEN_MAX_BYTES {
             return Err(TokenError::TooLong);
         }

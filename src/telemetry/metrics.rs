@@ -54,6 +54,7 @@ pub struct Metrics {
     pub repository_bytes: IntGauge,
     pub repository_quota_bytes: IntGauge,
     pub remembered: IntGaugeVec,
+    pub source_places: IntGaugeVec,
     pub snapshots: IntCounter,
     pub snapshots_failed: IntCounter,
     pub dfget_download_duration: HistogramVec,
@@ -138,6 +139,11 @@ impl Metrics {
             repository_bytes: metrics.gauge("supernode_repository_bytes", "Bytes of all cached pieces"),
             repository_quota_bytes: metrics
                 .gauge("supernode_repository_quota_bytes", "Bytes that cached pieces may have together; 0 for no limit"),
+            source_places: metrics.int_gauge_vec(
+                "supernode_source_places",
+                "Places to ask sources and to take their bodies: those held, their limits, and downloads that wait for one",
+                &["of", "count"],
+            ),
             remembered: metrics.int_gauge_vec(
                 "supernode_remembered",
                 "What is remembered for a while of clients and tasks that are not there",

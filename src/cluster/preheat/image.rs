@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use http::StatusCode;
+use tokio::time::Instant;
 
 use super::part_of;
-use crate::cluster::fetch::chain;
+use crate::cdn::Worker;
+use crate::cluster::fetch::reason;
 use crate::domain::{Platform, TaskSpec};
 use crate::origin::registry::{MANIFEST_TYPES, Manifest};
-use crate::origin::{Document, Source};
 
 /// How deep indexes may name each other.
 const DEPTH_MAX: usize = 3;
@@ -16,12 +16,13 @@ const DEPTH_MAX: usize = 3;
 const MANIFESTS_MAX: usize = 64;
 const PARTS_MAX: usize = 1024;
 
-/// What to fetch of the image whose manifest is at this source.
+/// What to fetch of the image whose manifest is at this source, if that can be told until then.
 pub async fn resolve(
-    registry: &Source,
+    registry: &Worker,
     source: &TaskSpec,
     filter: &[String],
     platform: &Platform,
+    deadline: Instant,
 ) -> Result<Vec<TaskSpec>, String> {
     let Some((repository, _)) = source.raw_url.split_once("/manifests/").filter(|(before, _)| before.contains("/v2/")) else {
         return Err("the URL of an image is that of its manifest: <registry>/v2/<name>/manifests/<tag or digest>".to_owned());
@@ -33,8 +34,8 @@ pub async fn resolve(
         if read > MANIFESTS_MAX {
             return Err(format!("the image has more than {MANIFESTS_MAX} manifests"));
         }
-        let document = read_manifest(registry, source, &url).await?;
-        match Manifest::read(&document.body, platform).map_err(|error| error.to_string())? {
+        let document = read_manifest(registry, source, &url, deadline).await?;
+        match Manifest::read(&document, platform).map_err(|error| error.to_string())? {
             Manifest::Index(_) if depth == DEPTH_MAX => return Err("indexes of the image name each other too deep".to_owned()),
             Manifest::Index(digests) => {
                 manifests.extend(digests.iter().map(|digest| (format!("{repository}/manifests/{digest}"), depth + 1)));
@@ -55,10 +56,7 @@ pub async fn resolve(
     Ok(parts)
 }
 
-async fn read_manifest(registry: &Source, source: &TaskSpec, url: &str) -> Result<Document, String> {
-    let document = registry.read(source, url, MANIFEST_TYPES).await.map_err(|error| chain(&error))?;
-    match document.status {
-        StatusCode::OK => Ok(document),
-        status => Err(format!("the registry answered {status} for the manifest")),
-    }
+async fn read_manifest(registry: &Worker, source: &TaskSpec, url: &str, deadline: Instant) -> Result<Vec<u8>, String> {
+    let read = registry.read(source, url, MANIFEST_TYPES, deadline).await;
+    read.map_err(|error| format!("the manifest cannot be read: {}", reason(&error)))
 }

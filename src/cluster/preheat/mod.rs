@@ -5,7 +5,7 @@
 
 mod image;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +30,10 @@ const CHILDREN_AT_ONCE: usize = 4;
 /// How long a registry may take to tell what an image is.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 const REASON_MAX_BYTES: usize = 1024;
+/// Reasons of one preheat's tasks that are kept in memory. A cause that many share is one.
+const REASONS_MAX: usize = 16;
+/// Told of a task whose own reason is one too many.
+const REASON_IN_LOG: &str = "it could not be fetched; the log tells why";
 /// How long what was fetched ahead does not expire, if no client comes. For want of room it may go sooner.
 const AWAITS_CLIENTS_FOR: Duration = Duration::from_hours(24);
 /// How long an ended preheat is remembered.
@@ -66,6 +70,21 @@ struct Job {
 struct Stage {
     preheat: Arc<Preheat>,
     children: Arc<[PreheatChild]>,
+    /// Why some were not fetched, since this process started: a task that nobody was told of is no more once it failed.
+    failures: HashMap<TaskId, Arc<str>>,
+}
+
+impl Stage {
+    fn new(preheat: Arc<Preheat>, children: Arc<[PreheatChild]>) -> Self {
+        Self { preheat, children, failures: HashMap::new() }
+    }
+
+    fn note_failure(&mut self, task: TaskId, reason: &str) {
+        let known = self.failures.values().find(|known| &***known == reason).cloned();
+        let distinct = self.failures.values().map(|reason| &**reason).collect::<HashSet<_>>().len();
+        let reason = known.unwrap_or_else(|| if distinct < REASONS_MAX { reason } else { REASON_IN_LOG }.into());
+        self.failures.insert(task, reason);
+    }
 }
 
 /// What is to be fetched ahead.
@@ -90,6 +109,8 @@ pub struct ChildView {
     pub child: PreheatChild,
     /// `None` where the task is no more.
     pub state: Option<SourceState>,
+    /// Why it was not fetched, where its task cannot tell any more.
+    pub failure: Option<Arc<str>>,
     pub length: Option<u64>,
     /// Pieces that are here.
     pub pieces: u32,
@@ -108,10 +129,7 @@ impl Cluster {
         let id = PreheatId::from_bytes(fastrand::u128(..).to_be_bytes());
         let preheat =
             Arc::new(Preheat { id, kind, source, filter, created_ms: now_ms(), ended_ms: None, state: PreheatState::Waiting });
-        let job = Arc::new(Job {
-            now: Mutex::new(Stage { preheat: preheat.clone(), children: [].into() }),
-            ended: CancellationToken::new(),
-        });
+        let job = Arc::new(Job { now: Mutex::new(Stage::new(preheat.clone(), [].into())), ended: CancellationToken::new() });
         let room = self.committer.room().await?;
         let ticket = {
             let mut known = self.preheats.known.lock();
@@ -146,11 +164,14 @@ impl Cluster {
     fn view_of_preheat(&self, stage: Stage) -> PreheatView {
         let view = |child: &PreheatChild| {
             let cell = self.tasks.read().get(&child.task).cloned();
-            let Some(cell) = cell else { return ChildView { child: child.clone(), state: None, length: None, pieces: 0 } };
+            let failure = stage.failures.get(&child.task).cloned();
+            let Some(cell) = cell else {
+                return ChildView { child: child.clone(), state: None, failure, length: None, pieces: 0 };
+            };
             let inner = cell.lock();
             let status = inner.swarm.status();
             let pieces = inner.swarm.pieces_stored();
-            ChildView { child: child.clone(), state: Some(status.state.clone()), length: status.length, pieces }
+            ChildView { child: child.clone(), state: Some(status.state.clone()), failure, length: status.length, pieces }
         };
         PreheatView { children: stage.children.iter().map(view).collect(), preheat: stage.preheat }
     }
@@ -178,7 +199,7 @@ impl Cluster {
             }
         }
         let job = |(preheat, children): (Preheat, Vec<PreheatChild>)| {
-            let stage = Stage { preheat: Arc::new(preheat), children: children.into() };
+            let stage = Stage::new(Arc::new(preheat), children.into());
             (stage.preheat.id, Arc::new(Job { now: Mutex::new(stage), ended: CancellationToken::new() }))
         };
         *self.preheats.known.lock() = stored.into_iter().map(job).collect();
@@ -241,41 +262,43 @@ impl Cluster {
         if self.config().cdn_pattern == CdnPattern::Source {
             return Ok(Err(CallError::NothingKept.to_string()));
         }
-        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, self.resolve(preheat)).await;
+        let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
+        let resolved = tokio::time::timeout_at(deadline, self.resolve(preheat, deadline)).await;
         let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
             Ok(sources) => sources,
             Err(why) => return Ok(Err(why)),
         };
         let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
         self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
-        Ok(self.warm_all(sources).await)
+        Ok(self.warm_all(job, sources).await)
     }
 
     /// What the preheat is to fetch, or why that cannot be told.
-    async fn resolve(&self, preheat: &Preheat) -> Result<Vec<TaskSpec>, String> {
+    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<TaskSpec>, String> {
         if preheat.source.headers_left_out {
             return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
         }
         match &preheat.kind {
             PreheatKind::File => Ok(vec![preheat.source.clone()]),
             PreheatKind::Image { platform } => {
-                image::resolve(self.worker.source(), &preheat.source, &preheat.filter, platform).await
+                image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline).await
             }
         }
     }
 
     /// Fetches all of these. What can be fetched is, even where something cannot.
-    async fn warm_all(self: &Arc<Self>, sources: Vec<TaskSpec>) -> Result<(), String> {
+    async fn warm_all(self: &Arc<Self>, job: &Job, sources: Vec<TaskSpec>) -> Result<(), String> {
         let warming = sources.into_iter().map(|source| {
             let cluster = self.clone();
             async move {
-                let warmed = cluster.warm(&source).await;
-                warmed.map_err(|why| format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
+                let why = shortened(cluster.warm(&source).await.err()?);
+                job.now.lock().note_failure(source.id, &why);
+                Some(format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
             }
         });
-        let outcomes: Vec<Result<(), String>> =
+        let outcomes: Vec<Option<String>> =
             futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).collect().await;
-        let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+        let failed: Vec<String> = outcomes.into_iter().flatten().collect();
         let Some(first) = failed.first() else { return Ok(()) };
         Err(match failed.len() - 1 {
             0 => first.clone(),

@@ -85,12 +85,14 @@ pub struct PreheatInfo {
 pub struct PreheatChildInfo {
     task_id: String,
     url: String,
-    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task was deleted.
+    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task is no more: it was deleted, has expired, or failed before a
+    /// restart.
     status: &'static str,
     /// Bytes; `null` while unknown.
     length: Option<u64>,
     /// Pieces that are here.
     pieces: u32,
+    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -124,16 +126,18 @@ impl From<PreheatView> for PreheatInfo {
 
 impl From<ChildView> for PreheatChildInfo {
     fn from(view: ChildView) -> Self {
-        let ChildView { child, state, length, pieces } = view;
+        let ChildView { child, state, failure, length, pieces } = view;
+        let gone = if failure.is_some() { "FAILED" } else { "GONE" };
         Self {
             task_id: child.task.to_string(),
             url: redacted_url(&child.url),
-            status: state.as_ref().map_or("GONE", source_state),
+            status: state.as_ref().map_or(gone, source_state),
             length,
             pieces,
             reason: match state {
                 Some(SourceState::Failed(failure)) => Some(failure.reason),
-                Some(SourceState::Waiting | SourceState::Running | SourceState::Success { .. }) | None => None,
+                Some(SourceState::Waiting | SourceState::Running | SourceState::Success { .. }) => None,
+                None => failure.map(|reason| reason.to_string()),
             },
         }
     }

@@ -151,7 +151,9 @@ async fn where_there_is_no_token_the_client_is_told_why() {
         let url = origin.put(name, guarded(&content, "right", &realm));
         let refused = register(&service, &wanted(&url, None)).await;
         assert!(refused.code == code && refused.msg.contains(why), "{name}: {refused}");
-        assert!(origin.record(name).0.len() <= 2, "{name} is asked without and with a token");
+        // Once without and once with a token, or thrice without one that may come yet.
+        let asked_max = if name == "failing" { 3 } else { 2 };
+        assert!(origin.record(name).0.len() <= asked_max, "{name} is asked {} times", origin.record(name).0.len());
     }
     // A token of the client's own is the one that it means.
     let realm = here("t10", token_answer("right"));

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{call, fetch, refused};
@@ -141,6 +142,40 @@ async fn a_preheat_that_a_kill_interrupts_goes_on_and_one_that_ended_is_remember
     assert_eq!(fetch(service.api(), "/preheats").await.as_array().map(Vec::len), Some(1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_and_a_token_service_that_are_busy_are_asked_again() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let url = put_image(&origin, &random_content(1000));
+    let put = |name: &str, status, retry_after, body: &str| {
+        let file = File { status, retry_after, challenge: None, ..File::new(body.to_owned()) };
+        origin.put(name, file)
+    };
+    let token = r#"{"token":"registry-token"}"#;
+    let body = json!({ "type": "image", "url": url, "platform": "linux/amd64" });
+    for (status, retry_after) in [(StatusCode::TOO_MANY_REQUESTS, Some("1")), (StatusCode::INTERNAL_SERVER_ERROR, None)] {
+        put("token", Some(status), retry_after, "");
+        let asked = origin.record("token").0.len();
+        let id = preheat(service.api(), &body).await;
+        eventually("the token service was asked", async || (origin.record("token").0.len() > asked).then_some(())).await;
+        put("token", None, None, token);
+        let preheat = ended(service.api(), &id).await;
+        assert_eq!(preheat["status"], "SUCCESS", "{status}: {preheat}");
+    }
+    let manifest = "v2/team/app/manifests/busy";
+    let url = put(manifest, Some(StatusCode::SERVICE_UNAVAILABLE), None, "");
+    let busy = json!({ "type": "image", "url": url });
+    let failed = ended(service.api(), &preheat(service.api(), &busy).await).await;
+    let reason = failed["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("the manifest cannot be read: the source answered 503"), "{failed}");
+    assert_eq!(origin.record(manifest).0.len(), 5, "it is asked again, and not for ever");
+    put(manifest, Some(StatusCode::TOO_MANY_REQUESTS), Some("3600"), "");
+    let asked = origin.record(manifest).0.len();
+    let failed = ended(service.api(), &preheat(service.api(), &busy).await).await;
+    let reason = failed["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("429") && reason.contains("in 3600 s"), "{failed}");
+    assert_eq!(origin.record(manifest).0.len(), asked + 1, "it said when to ask again, which is too late");
+}
+
 /// Documents that a registry should not send, each with what is said of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_registry_costs_its_own_preheat_and_nothing_else() {
@@ -193,6 +228,11 @@ async fn what_cannot_be_preheated_says_why() {
         let preheat = ended(service.api(), &preheat(service.api(), &json!({"type": kind, "url": url})).await).await;
         let reason = preheat["reason"].as_str().unwrap_or_default();
         assert!(preheat["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+        if kind == "file" {
+            let child = &preheat["children"][0];
+            let reason = child["reason"].as_str().unwrap_or_default();
+            assert!(child["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+        }
     }
     for (body, names) in [
         (json!({}), "type"),
