@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::FetchError;
 use super::limits::Flow;
 use super::pace::Pace;
+use super::places::Places;
 use super::throttle::Account;
 use crate::domain::PieceSize;
 use crate::origin::Answer;
@@ -34,6 +35,7 @@ pub(super) struct Part {
 pub(super) struct Body<'a> {
     answer: &'a mut Answer,
     flow: &'a Flow,
+    places: &'a Places,
     pace: Pace,
     taken: Account,
     pub piece_size: PieceSize,
@@ -45,11 +47,12 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub fn new(answer: &'a mut Answer, flow: &'a Flow, piece_size: PieceSize, length: Option<u64>) -> Self {
+    pub fn new(answer: &'a mut Answer, flow: &'a Flow, places: &'a Places, piece_size: PieceSize, length: Option<u64>) -> Self {
         Self {
             received: answer.start,
             answer,
             flow,
+            places,
             pace: Pace::default(),
             taken: Account::new(),
             piece_size,
@@ -69,7 +72,8 @@ impl<'a> Body<'a> {
                 return Ok(finish(part, ends));
             }
             let limits = self.flow.limits();
-            match self.pace.chunk(self.answer, limits.source_rate_min).await? {
+            let rate_min = limits.source_rate_min.in_demand(self.places.are_short());
+            match self.pace.chunk(self.answer, rate_min).await? {
                 Some(chunk) => {
                     self.flow.throttle.take(chunk.len() as u64, &mut self.taken, limits.task_rate_bytes_per_s).await;
                     self.rest = chunk;

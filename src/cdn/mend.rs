@@ -62,7 +62,7 @@ impl Worker {
         let piece_size = known.piece_size;
         // What comes before a lost piece is passed over, and what comes after the last is not read.
         let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
-        let mut body = Body::new(&mut answer, &self.flow, piece_size, known.length);
+        let mut body = Body::new(&mut answer, &self.flow, &self.places, piece_size, known.length);
         if known.is_small() {
             return mend_small(body, lost, ledger).await;
         }

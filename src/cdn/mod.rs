@@ -102,6 +102,8 @@ pub enum LedgerError {
     Contradiction,
     #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
     NoRoom { needed: u64, quota: u64, in_use: u64 },
+    #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
+    TooManyPieces { held: u64, more: u32 },
 }
 
 /// All of the source is here.
@@ -123,7 +125,8 @@ pub enum FetchError {
     #[error("the source sent {sent} bytes and had announced {announced}")]
     Length { sent: u64, announced: u64 },
     #[error(
-        "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than sourceMinRate: {min_bytes_per_s} bytes a second"
+        "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than {}: {min_bytes_per_s} bytes a second",
+        if *.min_bytes_per_s == pace::IN_DEMAND_BYTES_PER_S { "while others wait for its place" } else { "sourceMinRate" }
     )]
     Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]
@@ -312,7 +315,7 @@ impl Worker {
             return Ok(download.fetched());
         };
         let length = known.length.or(download.told_length);
-        let body = Body::new(&mut answer, &self.flow, known.piece_size, length);
+        let body = Body::new(&mut answer, &self.flow, &self.places, known.piece_size, length);
         if known.is_small() {
             return download.take_small(spec, body, ledger).await;
         }

@@ -20,7 +20,18 @@ pub struct RateMin {
     pub window: Duration,
 }
 
+/// What a source must send at least that holds a place while others wait for one. Clients give up what is slower.
+pub(super) const IN_DEMAND_BYTES_PER_S: u64 = 64 * 1024;
+
 impl RateMin {
+    /// The same, or more where others wait; whoever wants whatever comes is not asked for more.
+    pub const fn in_demand(self, others_wait: bool) -> Self {
+        if others_wait && self.bytes_per_s > 0 && self.bytes_per_s < IN_DEMAND_BYTES_PER_S {
+            return Self { bytes_per_s: IN_DEMAND_BYTES_PER_S, ..self };
+        }
+        self
+    }
+
     const fn bytes(self) -> u64 {
         self.bytes_per_s.saturating_mul(self.window.as_secs())
     }

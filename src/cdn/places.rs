@@ -211,6 +211,12 @@ impl Places {
         }
     }
 
+    /// Whether somebody waits for a place, and there is none for large files or for any.
+    pub fn are_short(&self) -> bool {
+        let is_full = |usage: Usage| usage.held >= usage.max;
+        self.waiting.load(Ordering::Relaxed) > 0 && (is_full(self.all.bodies.usage()) || is_full(self.all.large_bodies.usage()))
+    }
+
     pub fn now(&self) -> PlacesNow {
         PlacesNow {
             asking: self.all.asks.usage(),

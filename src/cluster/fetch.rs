@@ -309,7 +309,7 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => {
             (Fault::Source, true)
         }
-        FetchError::Ledger(LedgerError::NoRoom { .. }) => (Fault::Supernode, false),
+        FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::TooManyPieces { .. }) => (Fault::Supernode, false),
         FetchError::Origin(_)
         | FetchError::Unfit(_)
         | FetchError::TooLong(_)

@@ -24,6 +24,11 @@ pub const SOURCE_URL_MAX_BYTES: usize = 8 * 1024;
 const NOT_UNDERSTOOD: &str = "clients fetch this file from its source part by part (cdnPattern is source), which only dfget \
                               1.0.1 to 1.0.6 can: fetch it from the source, or have the supernode use cdnPattern local";
 
+/// Files of no more pieces are not counted together: 1 GiB to 15 GiB.
+const FEW_PIECES: u32 = 1024;
+/// Pieces of all larger files that clients fetch at their sources, each some 60 bytes of memory.
+const PIECES_AT_SOURCES_MAX: u64 = 1 << 20;
+
 impl Cluster {
     /// Refuses a client that could not do what it would be told, before anybody is asked for its sake.
     pub(super) fn check_can_be_sent(&self, spec: &TaskSpec, version: ClientVersion) -> Result<(), CallError> {
@@ -73,6 +78,7 @@ impl Cluster {
     pub(super) async fn refer(&self, cell: &Cell, spec: &TaskSpec) -> Result<(), FetchError> {
         let Probed { length, validators } = self.worker.probe(spec).await?;
         let piece_size = PieceSize::for_length(Some(length));
+        self.refuse_too_many_pieces(piece_size.bare_piece_count(length).unwrap_or_default())?;
         let room = self.committer.room().await.map_err(|_| LedgerError::Stopping)?;
         let mut effects = Effects::default();
         let ticket = {
@@ -104,6 +110,21 @@ impl Cluster {
         self.refusals.lock().forget(&cell.spec.id);
         tracing::info!(task = %cell.spec.id, length, "clients are sent to the source");
         Ok(())
+    }
+
+    /// All pieces of such a file exist as soon as its source says how long it is, which costs that nothing.
+    fn refuse_too_many_pieces(&self, more: u32) -> Result<(), LedgerError> {
+        if more <= FEW_PIECES {
+            return Ok(());
+        }
+        let pieces_of = |cell: Arc<Cell>| {
+            let inner = cell.lock();
+            let status = inner.swarm.status();
+            let many = status.piece_count().filter(|count| status.pattern == CdnPattern::Source && *count > FEW_PIECES);
+            u64::from(many.unwrap_or_default())
+        };
+        let held: u64 = self.cells().into_iter().map(pieces_of).sum();
+        if held + u64::from(more) > PIECES_AT_SOURCES_MAX { Err(LedgerError::TooManyPieces { held, more }) } else { Ok(()) }
     }
 
     /// Asks a source that failed a client whether it is still what it was, if it can be asked and was not just now.

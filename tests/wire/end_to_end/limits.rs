@@ -58,6 +58,22 @@ async fn sources_that_drip_do_not_hold_the_places_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_source_holds_its_place_only_until_others_want_it() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let settings = "base:\n  downloadsMax: 1\n  downloadsPerHostMax: 1\n  sourceMinRate: 1K\n  sourceMinRateWindow: 3s\n";
+    let service = Service::start_configured(settings).await;
+    let slow = File { rate_bytes_per_s: Some(32_000), ..File::new(random_content(3_000_000)) };
+    register(&service, &origin.put("slow", slow)).await;
+    // On its own it is fast enough.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(origin.record("slow").0.len(), 1, "{}", service.log());
+    let downloaded = download(&service, &origin.put("whole", File::new(content.clone()))).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert!(service.log().contains("while others wait for its place"), "{}", service.log());
+    eventually("it is asked for the rest", async || (origin.record("slow").0.len() > 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_our_own_limits_take_is_not_held_against_a_source() {
     let (origin, content) = (Origin::start().await, random_content(400_000));
     // What is left is 64 KiB a second, a hundredth of what sources must send.

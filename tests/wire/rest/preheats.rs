@@ -124,6 +124,8 @@ async fn a_preheat_that_a_kill_interrupts_goes_on_and_one_that_ended_is_remember
         (preheat["children"][0]["pieces"] == 2).then_some(())
     })
     .await;
+    // What it told was in memory; what is acknowledged after it is durable, and so is that.
+    download(&service, &small).await;
     service.kill9();
     origin.put("file", File { ending: Ending::Whole, ..stalling });
     service.restart().await;
