@@ -75,11 +75,11 @@ impl Patient {
         for task in tasks.iter().filter(|task| task.comes) {
             download(addresses, task).await;
         }
-        report(addresses, &tasks[3], 0..REPORTERS / 2).await;
+        report(addresses, &tasks[4], 0..REPORTERS / 2).await;
         let path = stage.home().join("snapshots/1.snap");
         let answer = ask_control(&stage.home(), "POST", &format!("/snapshot?output={}", path.display())).await;
         assert!(path.exists(), "no snapshot: {answer:?}");
-        report(addresses, &tasks[3], REPORTERS / 2..REPORTERS).await;
+        report(addresses, &tasks[4], REPORTERS / 2..REPORTERS).await;
         let before = stage.dump().await;
         // A killed service leaves what a stopped one removes, and a second start what a first one does not make.
         stage.kill();
