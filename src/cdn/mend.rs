@@ -127,20 +127,13 @@ fn end_of(piece_size: PieceSize, pieces: &[(PieceNumber, PieceDigest)]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{TaskId, Validators};
+    use crate::domain::Validators;
 
     #[test]
     fn a_lost_piece_of_what_can_only_be_fetched_whole_is_as_large_as_that() {
         let spec = |headers: &[(&str, &str)]| TaskSpec {
-            id: TaskId::derive("http://h/f", "", ""),
-            raw_url: "http://h/f".into(),
-            task_url: "http://h/f".into(),
-            md5: None,
-            identifier: None,
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            insecure: false,
-            root_cas: Vec::new(),
-            headers_left_out: false,
+            ..TaskSpec::of_url("http://h/f")
         };
         let (small, large) = (Some(1_000_000), Some(1_000_000_000));
         for (headers, etag, length, size) in [

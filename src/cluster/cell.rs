@@ -407,17 +407,7 @@ mod tests {
 
     fn cell_that_holds(clients: u32) -> Cell {
         let id = TaskId::derive("http://h/f", "", "");
-        let spec = TaskSpec {
-            id,
-            raw_url: "http://h/f".into(),
-            task_url: "http://h/f".into(),
-            identifier: None,
-            headers_left_out: false,
-            headers: Vec::new(),
-            insecure: false,
-            root_cas: Vec::new(),
-            md5: None,
-        };
+        let spec = TaskSpec::of_url("http://h/f");
         let status = TaskStatus {
             generation: Generation(0),
             pattern: CdnPattern::Local,

@@ -275,17 +275,7 @@ mod tests {
 
     /// A task that nobody uses, with clients that wait for nothing.
     fn unused_task(cluster: &Cluster, clients: u32) -> Arc<Cell> {
-        let spec = TaskSpec {
-            id: TaskId::derive("http://h/f", "", ""),
-            raw_url: "http://h/f".into(),
-            task_url: "http://h/f".into(),
-            identifier: None,
-            headers_left_out: false,
-            headers: Vec::new(),
-            insecure: false,
-            root_cas: Vec::new(),
-            md5: None,
-        };
+        let spec = TaskSpec::of_url("http://h/f");
         let failure = Failure { fault: Fault::Source, discard: false, reason: "404".into() };
         let status = TaskStatus {
             generation: Generation::FIRST,

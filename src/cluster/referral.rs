@@ -198,17 +198,7 @@ mod tests {
     use crate::swarm::{Limits, Swarm};
 
     fn spec() -> TaskSpec {
-        TaskSpec {
-            id: TaskId::derive("http://h/f", "", ""),
-            raw_url: "http://h/f".into(),
-            task_url: "http://h/f".into(),
-            md5: None,
-            identifier: None,
-            headers: Vec::new(),
-            insecure: false,
-            root_cas: Vec::new(),
-            headers_left_out: false,
-        }
+        TaskSpec::of_url("http://h/f")
     }
 
     /// A task whose source was asked once, and answered.

@@ -271,17 +271,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let config = Config { home: dir.path().to_owned(), ..Config::default() };
         let cluster = Cluster::open(config).expect("opened");
-        let spec = TaskSpec {
-            id: TaskId::derive("http://h/f", "", ""),
-            raw_url: "http://h/f".into(),
-            task_url: "http://h/f".into(),
-            identifier: None,
-            headers_left_out: false,
-            headers: Vec::new(),
-            insecure: false,
-            root_cas: Vec::new(),
-            md5: None,
-        };
+        let spec = TaskSpec::of_url("http://h/f");
         // As after a failed write: nothing is taken any more.
         cluster.committer.stop();
         assert!(matches!(cluster.cell_for(&spec).await, Err(CallError::Commit(_))));

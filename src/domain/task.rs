@@ -100,6 +100,24 @@ impl fmt::Debug for TaskSpec {
     }
 }
 
+#[cfg(test)]
+impl TaskSpec {
+    /// The file at this URL, without anything special.
+    pub fn of_url(url: &str) -> Self {
+        Self {
+            id: TaskId::derive(url, "", ""),
+            raw_url: url.to_owned(),
+            task_url: url.to_owned(),
+            md5: None,
+            identifier: None,
+            headers: Vec::new(),
+            insecure: false,
+            root_cas: Vec::new(),
+            headers_left_out: false,
+        }
+    }
+}
+
 /// A URL fit for logs, dumps and answers: user and password are gone, query values are dots.
 ///
 /// Signed URLs carry their credential in the query under names that every vendor chooses anew, so all values go.

@@ -39,7 +39,7 @@ mod tests {
 
     use super::super::{Answer, OriginError, Part, Source};
     use crate::domain::policy::SourcePolicy;
-    use crate::domain::{TaskId, TaskSpec, Validators};
+    use crate::domain::{TaskSpec, Validators};
 
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -57,17 +57,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         });
-        let spec = TaskSpec {
-            id: TaskId::derive(&url, "", ""),
-            raw_url: url.clone(),
-            task_url: url,
-            identifier: None,
-            headers_left_out: false,
-            headers: Vec::new(),
-            insecure: false,
-            root_cas: Vec::new(),
-            md5: None,
-        };
+        let spec = TaskSpec::of_url(&url);
         let source = Source::new(SourcePolicy::default(), ANSWER_TIMEOUT).expect("a client");
         let answer = source.ask(&spec, Part::ALL, &Validators::default(), &|_| ()).await;
         serving.abort();

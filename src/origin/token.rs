@@ -178,7 +178,6 @@ fn token_in(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::TaskId;
 
     #[test]
     fn a_challenge_says_where_the_token_is() {
@@ -199,15 +198,8 @@ mod tests {
 
     fn spec(url: &str, headers: &[(&str, &str)]) -> TaskSpec {
         TaskSpec {
-            id: TaskId::derive(url, "", ""),
-            raw_url: url.into(),
-            task_url: url.into(),
-            identifier: None,
-            headers_left_out: false,
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            insecure: false,
-            root_cas: Vec::new(),
-            md5: None,
+            ..TaskSpec::of_url(url)
         }
     }
 
