@@ -80,11 +80,11 @@ async fn rows(cases: Vec<Case>) -> Vec<String> {
         });
     }
     let mut rows = observing.join_all().await;
-    rows.sort();
+    rows.sort_by_key(|(number, _)| *number);
     for service in services.values() {
         check_no_strays(service).await;
     }
-    rows.into_iter().map(|(_, row)| row).collect()
+    rows.into_iter().map(|(_, (row, _source))| row).collect()
 }
 
 /// No file is left of what was refused.

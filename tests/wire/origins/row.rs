@@ -18,8 +18,9 @@ const SENTENCE_MAX: usize = 200;
 /// What follows these in a sentence is another every time, or on every machine.
 const BEFORE_WHAT_VARIES: [&str; 3] = ["certificate expired", "failed to lookup address information", "Connection refused"];
 
-/// Has a client register for the source's file and download it, and tells what came of it.
-pub async fn observe(case: &Case, service: &Service) -> String {
+/// Has a client register for the source's file and download it, and tells what came of it. The sources come along: a port
+/// that is given up may be another's next, at whose URL what was said of this one would be remembered.
+pub async fn observe(case: &Case, service: &Service) -> (String, Vec<Scripted>) {
     let second = match &case.elsewhere {
         Some(script) => Some(Scripted::start(script.clone(), case.on, None, None).await),
         None => None,
@@ -55,7 +56,8 @@ pub async fn observe(case: &Case, service: &Service) -> String {
         requests.to_string() + &second_sent.map(|sent| format!(" + {}", sent.requests)).unwrap_or_default(),
         times(case, body_bytes),
     ];
-    format!("| {} |\n", columns.map(|column| plain(&column, &known)).join(" | "))
+    let row = format!("| {} |\n", columns.map(|column| plain(&column, &known)).join(" | "));
+    (row, [Some(first), second].into_iter().flatten().collect())
 }
 
 async fn new_client() -> Arc<Client> {
