@@ -123,11 +123,16 @@ impl Download {
     }
 
     /// Takes a whole body that is too small to have a file.
-    pub async fn take_small(&mut self, spec: &TaskSpec, mut body: Body<'_>, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let part = body.next_part().await?;
+    pub async fn take_small(
+        &mut self,
+        spec: &TaskSpec,
+        piece_size: PieceSize,
+        part: &Part,
+        ledger: &impl Ledger,
+    ) -> Result<Fetched, FetchError> {
         self.hash.update(part.slot.content());
         check_md5(spec, &self.hash)?;
-        let slot = Slot::wrap(body.piece_size, part.slot.content());
+        let slot = Slot::wrap(piece_size, part.slot.content());
         self.digests.push(slot.digest());
         ledger.stored_small(slot).await?;
         Ok(self.fetched())

@@ -309,15 +309,18 @@ impl Worker {
         download: &mut Download,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        let Some((mut answer, known, _taking)) = self.answer_and_place(spec, visit, download, ledger).await? else {
+        let Some((mut answer, known, taking)) = self.answer_and_place(spec, visit, download, ledger).await? else {
             // The process before this one stored the last byte, and only did not come to know that it was.
             check_md5(spec, &download.hash)?;
             return Ok(download.fetched());
         };
         let length = known.length.or(download.told_length);
-        let body = Body::new(&mut answer, &self.flow, &self.places, known.piece_size, length);
+        let mut body = Body::new(&mut answer, &self.flow, &self.places, known.piece_size, length);
         if known.is_small() {
-            return download.take_small(spec, body, ledger).await;
+            let part = body.next_part().await?;
+            // All of it is here; what is left to do takes none of the source's time.
+            drop(taking);
+            return download.take_small(spec, known.piece_size, &part, ledger).await;
         }
         let file = match &download.file {
             Some(file) => file.clone(),
