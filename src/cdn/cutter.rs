@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use md5::{Digest, Md5};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::body::{Ends, Part};
@@ -10,7 +9,7 @@ use super::{FetchError, Ledger, LedgerError, blocking};
 use crate::domain::piece::PIECES_MAX;
 use crate::domain::{PieceDigest, PieceNumber, PieceSize};
 use crate::origin::OriginError;
-use crate::pieces::{PieceFile, PieceFileError, SlotPart, SlotWriter};
+use crate::pieces::{Md5, PieceFile, PieceFileError, SlotPart, SlotWriter};
 
 /// Pieces that may be written and not durable: one that is being written, and one that is being synced and recorded.
 pub(super) const UNDURABLE_MAX: usize = 2;
@@ -43,13 +42,31 @@ pub(super) enum Written {
     Whole(PieceDigest),
 }
 
-/// Adds a part to a slot, which is whole if it `ends` with that.
-pub(super) async fn add(mut writer: SlotWriter, part: Arc<SlotPart>, ends: bool) -> Result<Written, PieceFileError> {
-    let writing = move || {
-        writer.add(&part)?;
-        Ok(if ends { Written::Whole(writer.finish()?) } else { Written::Open(writer) })
-    };
-    blocking(writing).await
+/// Adds a part to a slot, which is whole if it `ends` with that: hashes it, there and in the `whole` content, and writes
+/// it at the same time.
+pub(super) async fn add(
+    mut writer: SlotWriter,
+    part: SlotPart,
+    ends: bool,
+    whole: Option<&mut Md5>,
+) -> Result<Written, PieceFileError> {
+    let part = Arc::new(part);
+    let writing = writer.place(&part).map(|place| {
+        let part = part.clone();
+        blocking(move || place.write(&part))
+    });
+    let writing = async { if let Some(writing) = writing { writing.await } else { Ok(()) } };
+    let (part, mut hash) = (part.clone(), whole.as_deref().cloned());
+    let hashing = blocking(move || {
+        writer.hash(&part, hash.as_mut());
+        (writer, hash)
+    });
+    let (written, (writer, hash)) = tokio::join!(writing, hashing);
+    written?;
+    if let (Some(whole), Some(hash)) = (whole, hash) {
+        *whole = hash;
+    }
+    Ok(if ends { Written::Whole(blocking(move || writer.finish()).await?) } else { Written::Open(writer) })
 }
 
 impl Cutter<'_> {
@@ -79,7 +96,8 @@ impl Cutter<'_> {
             if !compares {
                 ledger.storing(slot.bytes().len()).await?;
             }
-            match self.write(writer, Arc::new(slot), ends != Ends::Nothing, !compares).await? {
+            let whole = (!compares).then_some(&mut self.hash);
+            match add(writer, slot, ends != Ends::Nothing, whole).await? {
                 Written::Open(writer) => open = Some((writer, permit)),
                 Written::Whole(digest) if compares => {
                     if self.compared.get(piece as usize) != Some(&digest) {
@@ -117,21 +135,5 @@ impl Cutter<'_> {
         let rest = self.length.map_or(u64::MAX, |length| length.saturating_sub(start));
         let expected = u32::try_from(rest).unwrap_or(full).min(full);
         Ok(SlotWriter::new(self.file.clone(), self.piece_size, number, expected))
-    }
-
-    /// Two hashes over the same bytes, and a write: on two cores they cost the time of one hash.
-    async fn write(&mut self, writer: SlotWriter, part: Arc<SlotPart>, ends: bool, hashes: bool) -> Result<Written, FetchError> {
-        let hashing = async {
-            if hashes {
-                let (mut hash, part) = (self.hash.clone(), part.clone());
-                let hashed = blocking(move || {
-                    hash.update(part.content());
-                    hash
-                });
-                self.hash = hashed.await;
-            }
-        };
-        let ((), written) = tokio::join!(hashing, add(writer, part.clone(), ends));
-        Ok(written?)
     }
 }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use md5::{Digest, Md5};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::body::{Body, Ends, Part};
 use super::cutter::{Cut, Cutter, UNDURABLE_MAX};
 use super::{FetchError, Fetched, Known, Ledger, Start, blocking};
 use crate::domain::piece::PIECES_MAX;
-use crate::domain::{Generation, Md5Digest, PieceDigest, PieceSize, TaskSpec};
+use crate::domain::{Generation, PieceDigest, PieceSize, TaskSpec};
 use crate::origin::{Answer, OriginError};
-use crate::pieces::{PieceFile, Slot};
+use crate::pieces::{Md5, PieceFile, Slot};
 
 /// How far one download is.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ impl Download {
     }
 
     pub fn fetched(&self) -> Fetched {
-        Fetched { md5: Md5Digest(self.hash.clone().finalize().into()), length: self.next_byte() }
+        Fetched { md5: self.hash.digest(), length: self.next_byte() }
     }
 
     /// Takes in what the answer's headers say; an answer that contradicts an earlier one is of another content.
@@ -176,7 +175,7 @@ async fn receive(body: &mut Body<'_>, to_cut: mpsc::Sender<Part>) -> Result<(), 
 
 /// A client that knows the content's md5 is never given the last piece of anything else.
 pub(super) fn check_md5(spec: &TaskSpec, hash: &Md5) -> Result<(), FetchError> {
-    let found = Md5Digest(hash.clone().finalize().into());
+    let found = hash.digest();
     match &spec.md5 {
         Some(expected) if *expected != found.to_string() => Err(FetchError::Md5 { found, expected: expected.clone() }),
         _ => Ok(()),

@@ -77,7 +77,7 @@ impl Worker {
             }
             if let Some((writer, digest)) = mending.take() {
                 let piece = writer.piece();
-                match cutter::add(writer, Arc::new(slot), ends != Ends::Nothing).await? {
+                match cutter::add(writer, slot, ends != Ends::Nothing, None).await? {
                     Written::Open(writer) => mending = Some((writer, digest)),
                     // What was written is of no piece, and is written again.
                     Written::Whole(found) if found != digest => return Err(OriginError::Changed.into()),

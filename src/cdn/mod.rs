@@ -22,8 +22,6 @@ mod usage;
 use std::sync::Arc;
 use std::time::Duration;
 
-use md5::Digest;
-
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{self, Answer, Freshness, OriginError, Part, Source, TokenError};
@@ -358,13 +356,14 @@ async fn rehash(
         return Ok(());
     }
     let stored = std::mem::take(&mut download.digests);
-    let (mut hash, expected) = (std::mem::take(&mut download.hash), stored.clone());
+    let (mut hash, expected) = (download.hash.clone(), stored.clone());
     let read = blocking(move || {
         let mut sound = 0;
         let Some(bytes) = bytes else { return Ok((hash, sound)) };
         for (piece, digest) in (0..).map(PieceNumber).zip(&expected) {
-            let Some(slot) = bytes.read_verified(piece, digest)? else { break };
-            hash.update(slot.content());
+            if !bytes.verify_onto(&mut hash, piece, digest)? {
+                break;
+            }
             sound += 1;
         }
         Ok::<_, PieceFileError>((hash, sound))

@@ -1,10 +1,8 @@
 //! What can be read of a task's piece file.
 
-use md5::{Digest, Md5};
-
 use super::{Cluster, pieces_on_disk};
-use crate::domain::{CdnPattern, Generation, Md5Digest, PieceDigest, PieceNumber, TaskId, Validators};
-use crate::pieces::PieceBytes;
+use crate::domain::{CdnPattern, Generation, PieceDigest, PieceNumber, TaskId, Validators};
+use crate::pieces::{Md5, PieceBytes};
 
 /// A run of bytes that is on disk, verified and recorded.
 #[derive(Debug)]
@@ -94,11 +92,11 @@ impl Cluster {
 /// recognised by, and its first piece. More of it is not known while it arrives.
 fn etag(task: &TaskId, generation: Generation, first: Option<PieceDigest>, validators: &Validators) -> String {
     let mut hash = Md5::new();
-    hash.update(first.map_or([0; 16], |digest| digest.md5.0));
+    hash.update(&first.map_or([0; 16], |digest| digest.md5.0));
     for text in [&validators.etag, &validators.last_modified] {
-        hash.update(text.as_deref().unwrap_or_default());
+        hash.update(text.as_deref().unwrap_or_default().as_bytes());
         // No header has it.
-        hash.update([0]);
+        hash.update(&[0]);
     }
-    format!("\"{task}.{generation}.{}\"", Md5Digest(hash.finalize().into()))
+    format!("\"{task}.{generation}.{}\"", hash.digest())
 }

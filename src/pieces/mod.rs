@@ -6,6 +6,7 @@
 //! lies in the database ([`PieceBytes::Row`]).
 //! Must not: decide what is served. Which pieces are here is what the store says, never what a file's length says.
 
+mod md5;
 mod slot;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -14,9 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use md5::{Digest, Md5};
-
-use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskId};
+use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskId};
+pub use md5::Md5;
 pub use slot::{HEADER_BYTES, Slot, SlotPart, SlotWriter};
 
 /// Why a piece file cannot be used.
@@ -250,6 +250,22 @@ impl PieceBytes {
     /// Reads a piece back and checks it: `None` where its bytes are not those that were written. Bytes that the machine
     /// cannot read just now are an error, and may be as they were.
     pub fn read_verified(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<Option<Slot>, PieceFileError> {
+        Ok(self.read(piece, digest)?.filter(|slot| Md5::of(&slot.bytes) == digest.md5))
+    }
+
+    /// The same, and takes its content into the digest of the whole: in the same time, and only where it is as it was.
+    pub fn verify_onto(&self, whole: &mut Md5, piece: PieceNumber, digest: &PieceDigest) -> Result<bool, PieceFileError> {
+        let Some(slot) = self.read(piece, digest)? else { return Ok(false) };
+        let (mut of_slot, mut with_it) = (Md5::new(), whole.clone());
+        Md5::update_both((&mut of_slot, &slot.bytes), (&mut with_it, slot.content()));
+        let sound = of_slot.digest() == digest.md5;
+        if sound {
+            *whole = with_it;
+        }
+        Ok(sound)
+    }
+
+    fn read(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<Option<Slot>, PieceFileError> {
         if !self.reaches(piece, digest)? {
             return Ok(None);
         }
@@ -259,7 +275,7 @@ impl PieceBytes {
             Err(error) if error.source.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,
         }
-        Ok((Md5Digest(Md5::digest(&bytes).into()) == digest.md5).then_some(Slot { bytes }))
+        Ok(Some(Slot { bytes }))
     }
 }
 
@@ -308,7 +324,8 @@ mod tests {
             if number + 1 == parts {
                 part.close();
             }
-            writer.add(&part).expect("written");
+            writer.place(&part).expect("a file").write(&part).expect("written");
+            writer.hash(&part, None);
         }
         writer.finish().expect("written")
     }

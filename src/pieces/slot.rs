@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use md5::{Digest, Md5};
-
-use super::{PieceFile, PieceFileError};
+use super::{Md5, PieceFile, PieceFileError};
 use crate::domain::piece::{TAIL, WRAPPING_BYTES};
-use crate::domain::{Md5Digest, PieceDigest, PieceNumber, PieceSize};
+use crate::domain::{PieceDigest, PieceNumber, PieceSize};
 
 /// Bytes of header before a piece's content.
 pub const HEADER_BYTES: usize = 4;
@@ -39,7 +37,7 @@ impl Slot {
     }
 
     pub fn digest(&self) -> PieceDigest {
-        PieceDigest { md5: Md5Digest(Md5::digest(&self.bytes).into()), content_len: length_of(self.content()) }
+        PieceDigest { md5: Md5::of(&self.bytes), content_len: length_of(self.content()) }
     }
 }
 
@@ -102,7 +100,8 @@ impl SlotWriter {
 
     /// Begins a slot that is compared with one that is stored, and written nowhere.
     pub fn unwritten(piece_size: PieceSize, piece: PieceNumber, expected_content: u32) -> Self {
-        let hash = Md5::new_with_prefix(piece_size.header(expected_content));
+        let mut hash = Md5::new();
+        hash.update(&piece_size.header(expected_content));
         Self { file: None, piece, piece_size, expected_content, content_len: 0, hash }
     }
 
@@ -110,15 +109,21 @@ impl SlotWriter {
         self.piece
     }
 
-    /// Adds the next part.
-    pub fn add(&mut self, part: &SlotPart) -> Result<(), PieceFileError> {
-        if let Some(file) = &self.file {
-            let before = if part.content_at > 0 { 0 } else { HEADER_BYTES as u64 + u64::from(self.content_len) };
-            file.write_at(&part.bytes, self.piece_size.slot_start(self.piece) + before)?;
+    /// Where the next part goes, if it is written.
+    pub fn place(&self, part: &SlotPart) -> Option<Place> {
+        let file = self.file.clone()?;
+        let before = if part.content_at > 0 { 0 } else { HEADER_BYTES as u64 + u64::from(self.content_len) };
+        Some(Place { file, offset: self.piece_size.slot_start(self.piece) + before })
+    }
+
+    /// Takes the next part into the slot's digest and, in the same time, into that of the whole content.
+    pub fn hash(&mut self, part: &SlotPart, whole: Option<&mut Md5>) {
+        let of_slot = &part.bytes[part.content_at..];
+        match whole {
+            Some(whole) => Md5::update_both((&mut self.hash, of_slot), (whole, part.content())),
+            None => self.hash.update(of_slot),
         }
-        self.hash.update(&part.bytes[part.content_at..]);
         self.content_len += length_of(part.content());
-        Ok(())
     }
 
     /// Tells what the slot is, after its last part. It may be served once its file is synced, not before.
@@ -127,7 +132,7 @@ impl SlotWriter {
             file.write_at(&self.piece_size.header(self.content_len), self.piece_size.slot_start(self.piece))?;
             self.hash = self.hash_anew(&file)?;
         }
-        Ok(PieceDigest { md5: Md5Digest(self.hash.finalize().into()), content_len: self.content_len })
+        Ok(PieceDigest { md5: self.hash.digest(), content_len: self.content_len })
     }
 
     fn hash_anew(&self, file: &PieceFile) -> Result<Md5, PieceFileError> {
@@ -142,6 +147,20 @@ impl SlotWriter {
             at += length as u64;
         }
         Ok(hash)
+    }
+}
+
+/// Where a part goes.
+#[derive(Debug)]
+pub struct Place {
+    file: Arc<PieceFile>,
+    offset: u64,
+}
+
+impl Place {
+    /// Writes it there.
+    pub fn write(&self, part: &SlotPart) -> Result<(), PieceFileError> {
+        self.file.write_at(&part.bytes, self.offset)
     }
 }
 
