@@ -14,7 +14,17 @@ use crate::pieces::{Md5, PieceFile, PieceFileError, SlotPart, SlotWriter};
 /// Pieces that may be written and not durable: one that is being written, and one that is being synced and recorded.
 pub(super) const UNDURABLE_MAX: usize = 2;
 
-/// A piece that is written, and may not be on the disk yet.
+/// Bytes of a slot after which they are put on the disk, though more are to come: so the last of a large one, for which
+/// everybody waits, has little left to do.
+const SYNC_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What was written, and may not be on the disk yet.
+pub(super) enum Undurable<'a> {
+    Part,
+    Piece(Cut<'a>),
+}
+
+/// A piece that is written whole.
 pub(super) struct Cut<'a> {
     pub piece: PieceNumber,
     pub digest: PieceDigest,
@@ -76,11 +86,11 @@ impl Cutter<'_> {
         first: u32,
         undurable: &'s Semaphore,
         mut parts: mpsc::Receiver<Part>,
-        to_record: mpsc::Sender<Cut<'s>>,
+        to_record: mpsc::Sender<Undurable<'s>>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
         let mut piece = first;
-        let mut open = None;
+        let (mut open, mut unsynced) = (None, 0);
         loop {
             let part = tokio::select! {
                 part = parts.recv() => part,
@@ -92,13 +102,20 @@ impl Cutter<'_> {
                 Some(begun) => begun,
                 None => (self.begin(piece, slot.content())?, undurable.acquire().await.map_err(|_| LedgerError::Stopping)?),
             };
+            let bytes = slot.bytes().len() as u64;
             let compares = (piece as usize) < self.compared.len();
             if !compares {
                 ledger.storing(slot.bytes().len()).await?;
             }
             let whole = (!compares).then_some(&mut self.hash);
             match add(writer, slot, ends != Ends::Nothing, whole).await? {
-                Written::Open(writer) => open = Some((writer, permit)),
+                Written::Open(writer) => {
+                    open = Some((writer, permit));
+                    unsynced += bytes;
+                    if unsynced >= SYNC_BYTES && to_record.try_send(Undurable::Part).is_ok() {
+                        unsynced = 0;
+                    }
+                }
                 Written::Whole(digest) if compares => {
                     if self.compared.get(piece as usize) != Some(&digest) {
                         return Err(OriginError::Changed.into());
@@ -108,7 +125,8 @@ impl Cutter<'_> {
                 Written::Whole(digest) => {
                     let (hash, last) = (self.hash.clone(), ends == Ends::Body);
                     let cut = Cut { piece: PieceNumber(piece), digest, hash, last, undurable: permit };
-                    if to_record.send(cut).await.is_err() {
+                    unsynced = 0;
+                    if to_record.send(Undurable::Piece(cut)).await.is_err() {
                         // Whoever records them has failed, and says so.
                         return Ok(());
                     }

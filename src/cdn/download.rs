@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::body::{Body, Ends, Part};
-use super::cutter::{Cut, Cutter, UNDURABLE_MAX};
+use super::cutter::{Cut, Cutter, UNDURABLE_MAX, Undurable};
 use super::{FetchError, Fetched, Known, Ledger, Start, blocking};
 use crate::domain::piece::PIECES_MAX;
-use crate::domain::{Generation, PieceDigest, PieceSize, TaskSpec};
+use crate::domain::{Generation, Md5Digest, PieceDigest, PieceSize, TaskSpec};
 use crate::origin::{Answer, OriginError};
 use crate::pieces::{Md5, PieceFile, Slot};
 
@@ -62,7 +62,7 @@ impl Download {
     }
 
     pub fn fetched(&self) -> Fetched {
-        Fetched { md5: self.hash.digest(), length: self.next_byte() }
+        Fetched { md5: Md5Digest(self.hash.digest()), length: self.next_byte() }
     }
 
     /// Takes in what the answer's headers say; an answer that contradicts an earlier one is of another content.
@@ -102,11 +102,11 @@ impl Download {
         let cutter = Cutter { file, piece_size: body.piece_size, length: body.length, compared, hash: self.hash.clone() };
         let undurable = Semaphore::new(UNDURABLE_MAX);
         let (to_cut, parts) = mpsc::channel(1);
-        let (to_record, pieces) = mpsc::channel(1);
+        let (to_record, written) = mpsc::channel(1);
         let (received, cut, recorded) = tokio::join!(
             receive(&mut body, to_cut),
             cutter.cut(first, &undurable, parts, to_record, ledger),
-            self.record(spec, pieces, file, ledger)
+            self.record(spec, written, file, ledger)
         );
         ledger.settled();
         // What went wrong last in the line stopped those before it.
@@ -141,13 +141,14 @@ impl Download {
     async fn record(
         &mut self,
         spec: &TaskSpec,
-        mut pieces: mpsc::Receiver<Cut<'_>>,
+        mut written: mpsc::Receiver<Undurable<'_>>,
         file: &Arc<PieceFile>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
-        while let Some(Cut { piece, digest, hash, last, undurable: _undurable }) = pieces.recv().await {
+        while let Some(written) = written.recv().await {
             let file = file.clone();
             blocking(move || file.sync()).await?;
+            let Undurable::Piece(Cut { piece, digest, hash, last, undurable: _undurable }) = written else { continue };
             if last {
                 check_md5(spec, &hash)?;
             }
@@ -175,7 +176,7 @@ async fn receive(body: &mut Body<'_>, to_cut: mpsc::Sender<Part>) -> Result<(), 
 
 /// A client that knows the content's md5 is never given the last piece of anything else.
 pub(super) fn check_md5(spec: &TaskSpec, hash: &Md5) -> Result<(), FetchError> {
-    let found = hash.digest();
+    let found = Md5Digest(hash.digest());
     match &spec.md5 {
         Some(expected) if *expected != found.to_string() => Err(FetchError::Md5 { found, expected: expected.clone() }),
         _ => Ok(()),

@@ -98,5 +98,5 @@ fn etag(task: &TaskId, generation: Generation, first: Option<PieceDigest>, valid
         // No header has it.
         hash.update(&[0]);
     }
-    format!("\"{task}.{generation}.{}\"", hash.digest())
+    format!("\"{task}.{generation}.{}\"", hex::encode(hash.digest()))
 }

@@ -6,7 +6,6 @@
 //! lies in the database ([`PieceBytes::Row`]).
 //! Must not: decide what is served. Which pieces are here is what the store says, never what a file's length says.
 
-mod md5;
 mod slot;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskId};
-pub use md5::Md5;
+pub use md5_pair::Md5;
 pub use slot::{HEADER_BYTES, Slot, SlotPart, SlotWriter};
 
 /// Why a piece file cannot be used.
@@ -250,7 +249,7 @@ impl PieceBytes {
     /// Reads a piece back and checks it: `None` where its bytes are not those that were written. Bytes that the machine
     /// cannot read just now are an error, and may be as they were.
     pub fn read_verified(&self, piece: PieceNumber, digest: &PieceDigest) -> Result<Option<Slot>, PieceFileError> {
-        Ok(self.read(piece, digest)?.filter(|slot| Md5::of(&slot.bytes) == digest.md5))
+        Ok(self.read(piece, digest)?.filter(|slot| Md5::of(&slot.bytes) == digest.md5.0))
     }
 
     /// The same, and takes its content into the digest of the whole: in the same time, and only where it is as it was.
@@ -258,7 +257,7 @@ impl PieceBytes {
         let Some(slot) = self.read(piece, digest)? else { return Ok(false) };
         let (mut of_slot, mut with_it) = (Md5::new(), whole.clone());
         Md5::update_both((&mut of_slot, &slot.bytes), (&mut with_it, slot.content()));
-        let sound = of_slot.digest() == digest.md5;
+        let sound = of_slot.digest() == digest.md5.0;
         if sound {
             *whole = with_it;
         }

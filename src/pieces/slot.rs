@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Md5, PieceFile, PieceFileError};
 use crate::domain::piece::{TAIL, WRAPPING_BYTES};
-use crate::domain::{PieceDigest, PieceNumber, PieceSize};
+use crate::domain::{Md5Digest, PieceDigest, PieceNumber, PieceSize};
 
 /// Bytes of header before a piece's content.
 pub const HEADER_BYTES: usize = 4;
@@ -37,7 +37,7 @@ impl Slot {
     }
 
     pub fn digest(&self) -> PieceDigest {
-        PieceDigest { md5: Md5::of(&self.bytes), content_len: length_of(self.content()) }
+        PieceDigest { md5: Md5Digest(Md5::of(&self.bytes)), content_len: length_of(self.content()) }
     }
 }
 
@@ -132,7 +132,7 @@ impl SlotWriter {
             file.write_at(&self.piece_size.header(self.content_len), self.piece_size.slot_start(self.piece))?;
             self.hash = self.hash_anew(&file)?;
         }
-        Ok(PieceDigest { md5: self.hash.digest(), content_len: self.content_len })
+        Ok(PieceDigest { md5: Md5Digest(self.hash.digest()), content_len: self.content_len })
     }
 
     fn hash_anew(&self, file: &PieceFile) -> Result<Md5, PieceFileError> {

@@ -9,11 +9,12 @@
 
 use md5::block_api::compress;
 
-use crate::domain::Md5Digest;
-
 const BLOCK_BYTES: usize = 64;
 /// Bytes of the last block before the length.
 const LENGTH_AT: usize = BLOCK_BYTES - size_of::<u64>();
+
+/// Bytes of a digest.
+pub type Digest = [u8; 16];
 
 type State = [u32; 4];
 type Block = [u8; BLOCK_BYTES];
@@ -27,13 +28,19 @@ pub struct Md5 {
     length: u64,
 }
 
+impl Default for Md5 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Md5 {
     pub const fn new() -> Self {
         Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], pending: [0; BLOCK_BYTES], length: 0 }
     }
 
     /// The digest of these bytes alone.
-    pub fn of(bytes: &[u8]) -> Md5Digest {
+    pub fn of(bytes: &[u8]) -> Digest {
         let mut md5 = Self::new();
         md5.update(bytes);
         md5.digest()
@@ -57,7 +64,7 @@ impl Md5 {
         other.keep(others_rest);
     }
 
-    pub fn digest(&self) -> Md5Digest {
+    pub fn digest(&self) -> Digest {
         let pending = self.pending_bytes();
         let mut last = [0; 2 * BLOCK_BYTES];
         last[..pending].copy_from_slice(&self.pending[..pending]);
@@ -67,11 +74,11 @@ impl Md5 {
         last[length_at..end].copy_from_slice(&self.length.wrapping_mul(8).to_le_bytes());
         let mut state = self.state;
         compress(&mut state, last[..end].as_chunks().0);
-        let mut digest = [0; 16];
+        let mut digest: Digest = [0; 16];
         for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
             *bytes = word.to_le_bytes();
         }
-        Md5Digest(digest)
+        digest
     }
 
     /// Takes what completes the block that was begun, and counts it all. What comes after that is left to be taken.
@@ -93,8 +100,8 @@ impl Md5 {
         self.pending[..rest.len()].copy_from_slice(rest);
     }
 
-    const fn pending_bytes(&self) -> usize {
-        (self.length % BLOCK_BYTES as u64) as usize
+    fn pending_bytes(&self) -> usize {
+        usize::try_from(self.length % BLOCK_BYTES as u64).unwrap_or(0)
     }
 }
 
@@ -229,13 +236,13 @@ fn add(state: &mut State, to_add: State) {
 
 #[cfg(test)]
 mod tests {
-    use md5::Digest;
+    use md5::Digest as _;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn expected(bytes: &[u8]) -> Md5Digest {
-        Md5Digest(md5::Md5::digest(bytes).into())
+    fn expected(bytes: &[u8]) -> Digest {
+        md5::Md5::digest(bytes).into()
     }
 
     #[test]
