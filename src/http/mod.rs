@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod late;
 mod observed;
 mod openapi;
+mod page;
 mod params;
 mod peer_api;
 mod range;
@@ -87,10 +88,11 @@ pub fn api_routes(api: Api) -> BoxedFilter<(impl Reply,)> {
     let version = warp::path!("version").and(warp::get()).then(client_api::version);
     let scrape = warp::path!("metrics").and(warp::get()).and(with_api()).then(client_api::metrics);
     let description = warp::path!("openapi.json").and(warp::get()).then(openapi::openapi);
+    let page = warp::path::end().and(warp::get()).then(page::page);
     let ready = warp::path!("ready").and(warp::get()).and(with_api()).then(client_api::ready);
     let health = warp::path!("live").and(warp::get()).then(client_api::live).or(ready).unify().map(Reply::into_response);
     let others = metrics.map(Reply::into_response).or(ping).unify().or(version).unify().or(scrape).unify();
-    let others = others.or(health).unify().or(description).unify().or(rest::routes(&api)).unify().boxed();
+    let others = others.or(health).unify().or(description).unify().or(page).unify().or(rest::routes(&api)).unify().boxed();
     peer.or(others).unify().recover(explain).unify().boxed()
 }
 

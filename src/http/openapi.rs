@@ -8,7 +8,7 @@ use warp::Reply;
 use warp::reply::Response;
 
 use super::rest::{cache, peers, preheats, tasks};
-use super::{client_api, peer_api};
+use super::{client_api, page, peer_api};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -38,6 +38,7 @@ use super::{client_api, peer_api};
         client_api::live,
         client_api::ready,
         openapi,
+        page::page,
         cache::get,
         peers::list,
         peers::add,

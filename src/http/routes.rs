@@ -16,7 +16,7 @@ const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
 }
 
 /// Those that clients call for every piece stand first.
-pub static ROUTES: [Route; 23] = [
+pub static ROUTES: [Route; 24] = [
     route("/peer/task", &["GET"]),
     route("/peer/piece/suc", &["GET"]),
     route("/peer/registry", &["POST"]),
@@ -31,6 +31,7 @@ pub static ROUTES: [Route; 23] = [
     route("/live", &["GET"]),
     route("/ready", &["GET"]),
     route("/openapi.json", &["GET"]),
+    route("/", &["GET"]),
     route("/peers", &["GET", "POST"]),
     route("/peers/{id}", &["GET", "DELETE"]),
     route("/cache", &["GET"]),
@@ -119,7 +120,8 @@ mod tests {
             ("/peers/", None),
             ("/peers/a/b", None),
             ("/tasks/a/b/c", None),
-            ("/", None),
+            ("/", Some("/")),
+            ("//", None),
             ("/nothing", None),
         ] {
             assert_eq!(find(path).map(|found| found.path), route, "{path}");

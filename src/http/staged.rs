@@ -14,6 +14,7 @@ use warp::reply::Response;
 use super::client_api;
 use super::connections::Routes;
 use super::late::{HELD_FOR, Late};
+use super::page;
 use super::params::Params;
 use crate::telemetry::recovery::RECOVERY;
 
@@ -76,6 +77,7 @@ enum Known {
     Metrics,
     Ping,
     Version,
+    Page,
 }
 
 impl Known {
@@ -87,6 +89,7 @@ impl Known {
             Self::Metrics => client_api::rendered_metrics(),
             Self::Ping => client_api::ping().await.into_response(),
             Self::Version => client_api::version().await,
+            Self::Page => page::page().await,
         }
     }
 }
@@ -101,6 +104,7 @@ fn meanwhile(uri: &Uri) -> Meanwhile {
         "/metrics" => Meanwhile::Answer(Known::Metrics),
         "/_ping" => Meanwhile::Answer(Known::Ping),
         "/version" => Meanwhile::Answer(Known::Version),
+        "/" => Meanwhile::Answer(Known::Page),
         _ => Meanwhile::Hold(Late::Unavailable),
     }
 }
@@ -136,7 +140,7 @@ mod tests {
         for waits in ["/peer/piece/suc?taskId=1", "/peer/heartbeat", "/qtdown/abc/abcdef", "/peers"] {
             assert_eq!(fate(waits), Meanwhile::Hold(Late::Unavailable), "{waits}");
         }
-        for answered in ["/live", "/ready", "/metrics", "/_ping", "/version"] {
+        for answered in ["/live", "/ready", "/metrics", "/_ping", "/version", "/"] {
             assert!(matches!(fate(answered), Meanwhile::Answer(_)), "{answered}");
         }
     }

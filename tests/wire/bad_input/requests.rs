@@ -18,7 +18,7 @@ const JSON: &str = "application/json";
 async fn requests_that_no_route_takes_keep_their_status() {
     let scene = Scene::set().await;
     let unknown =
-        ["/", "/nothing", "/peer", "/peer/nothing", "/peer/registry/more", "/peer/piece", "/peer//task", "/%2e%2e/peer/task"];
+        ["//", "/nothing", "/peer", "/peer/nothing", "/peer/registry/more", "/peer/piece", "/peer//task", "/%2e%2e/peer/task"];
     let mut table: Vec<Refused> = unknown.map(|path| Refused::with_status("unknown route", get(path), 404)).into();
     for (method, path) in [
         ("GET", "/peer/registry"),

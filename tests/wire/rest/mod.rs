@@ -3,6 +3,7 @@
 mod deletion;
 mod description;
 mod lists;
+mod page;
 mod preheats;
 
 use std::net::SocketAddr;
