@@ -21,6 +21,7 @@ mod range;
 mod registration;
 mod rest;
 mod routes;
+mod settled;
 mod staged;
 mod wire;
 
