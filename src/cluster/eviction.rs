@@ -124,7 +124,7 @@ impl Cluster {
             let Ok(cell) = self.cell(&file.task) else { continue };
             let generation = cell.lock().swarm.status().generation;
             tracing::error!(task = %file.task, bytes = file.stored_bytes, "removing a cached file: the disk has no room for the database");
-            self.remove_file(&file.task, generation).await;
+            self.remove_file_at_once(&file.task, generation).await;
         }
     }
 

@@ -119,6 +119,10 @@ impl Cluster {
     /// Cuts off what was written of pieces that are not whole: nothing counts it. Nobody else writes the file, whose download
     /// has ended and is not noted as over yet.
     async fn trim_file(&self, cell: &Cell, generation: Generation) {
+        // A piece that was just found to be lost still counts in the database until then.
+        if self.settled().await.is_err() {
+            return;
+        }
         let (piece_size, pieces) = {
             let inner = cell.lock();
             let status = inner.swarm.status();

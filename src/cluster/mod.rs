@@ -291,6 +291,11 @@ impl Cluster {
         self.committer.room().await?.submit(Vec::new(), u64::MAX).durable().await
     }
 
+    /// Returns once all that can be seen by now of tasks, peers and preheats is durable.
+    pub async fn settled(&self) -> Result<(), CommitFailed> {
+        self.committer.settled().await
+    }
+
     /// Stops what runs in the background and writes what was submitted.
     pub async fn stop(&self) {
         self.stopping.cancel();

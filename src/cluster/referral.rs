@@ -55,7 +55,7 @@ impl Cluster {
     /// finish as they began.
     pub(super) async fn change_pattern(&self, cell: &Cell, room: Room) {
         let mut effects = Effects::default();
-        let (over, ticket) = {
+        let over = {
             let Ok(mut inner) = cell.live() else { return };
             if !self.is_to_change(&inner) {
                 return;
@@ -64,14 +64,13 @@ impl Cluster {
             inner.swarm.next_generation(self.now(), self.config().cdn_pattern, &mut effects);
             inner.fetching = Fetching::Idle { failed: None };
             cell.probe.send_replace(Probe::Pending);
-            (over, inner.submit(room, &mut effects))
+            // Nobody is told of it before something else of the task is.
+            let _ = inner.submit(room, &mut effects);
+            over
         };
         tracing::info!(task = %cell.spec.id, "cdnPattern is another than when this task began: beginning it anew");
         cell.wake(effects.openings);
-        // The file goes once nothing that is stored names it.
-        if ticket.durable().await.is_ok() {
-            self.remove_file(&cell.spec.id, over).await;
-        }
+        self.remove_file(&cell.spec.id, over).await;
     }
 
     /// Asks a source what clients will be sent there for, and lets them in.

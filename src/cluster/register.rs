@@ -158,8 +158,7 @@ impl Cluster {
         let created = tasks.entry(spec.id).or_insert_with(|| {
             let forgotten = self.forgotten.lock().remove(&spec.id);
             if let Some(Forgotten { generation, file_kept: true, .. }) = forgotten {
-                let (cluster, task) = (self.clone(), spec.id);
-                self.spawn(async move { cluster.remove_file(&task, generation).await });
+                self.remove_file_later(spec.id, generation);
             }
             let generation = forgotten.map_or(Generation::FIRST, |forgotten| forgotten.generation.next());
             let status = TaskStatus::waiting(generation, self.config().cdn_pattern);
@@ -209,13 +208,28 @@ impl Cluster {
             }
         }
         if let Some(generation) = ended {
-            self.remove_file(&cell.spec.id, generation).await;
+            self.remove_file_later(cell.spec.id, generation);
         }
         self.ensure_fetching(cell);
         Ok(true)
     }
 
+    /// The same as [`Self::remove_file`], for whoever has somebody to answer.
+    fn remove_file_later(self: &Arc<Self>, task: TaskId, generation: Generation) {
+        let cluster = self.clone();
+        self.spawn(async move { cluster.remove_file(&task, generation).await });
+    }
+
+    /// Removes the file of a generation whose end was submitted, once nothing that is stored names it: a crash in between
+    /// leaves a file without rows, which the next start removes, and never rows without a file.
     pub(super) async fn remove_file(&self, task: &TaskId, generation: Generation) {
+        if self.settled().await.is_ok() {
+            self.remove_file_at_once(task, generation).await;
+        }
+    }
+
+    /// Removes a file whatever is stored of it.
+    pub(super) async fn remove_file_at_once(&self, task: &TaskId, generation: Generation) {
         let (repository, id) = (self.repository.clone(), *task);
         let removed = self.blocking(move || repository.remove(&id, generation)).await;
         if let Ok(Err(error)) = removed {

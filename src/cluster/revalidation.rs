@@ -182,7 +182,7 @@ impl Cluster {
         // A committer that takes nothing stops the service.
         let Ok(room) = self.committer.room().await else { return };
         let mut effects = Effects::default();
-        let ticket = {
+        {
             let now = self.now();
             // A task that was forgotten meanwhile has no next generation.
             let Ok(mut inner) = cell.live() else { return };
@@ -197,14 +197,12 @@ impl Cluster {
             inner.fetching = Fetching::Idle { failed: None };
             inner.touch(now);
             cell.probe.send_replace(Probe::Pending);
-            inner.submit(room, &mut effects)
-        };
+            // Nobody is told of it before something else of the task is.
+            let _ = inner.submit(room, &mut effects);
+        }
         tracing::info!(task = %cell.spec.id, "source has changed: fetching it anew");
         cell.openings.notify_waiters();
         self.ensure_fetching(cell);
-        // The file goes once nothing that is stored names it.
-        if ticket.durable().await.is_ok() {
-            self.remove_file(&cell.spec.id, over).await;
-        }
+        self.remove_file(&cell.spec.id, over).await;
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use reqwest::Method;
+use serde::Deserialize;
 
 use super::control_client::ask_running;
 use super::home_lock::{HomeInUse, HomeLock};
@@ -41,7 +42,18 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
 /// Reads the rows from the service that has the home.
 fn read_running(home: &Home, task: Option<&TaskId>, print: &mut dyn FnMut(Row) -> bool) -> anyhow::Result<()> {
     let path = task.map_or_else(|| "/dump".to_owned(), |task| format!("/dump?taskId={task}"));
-    ask_running(home, &Method::GET, &path, &mut |line| Ok(print(serde_json::from_slice(line)?)))
+    ask_running(home, &Method::GET, &path, &mut |line| match serde_json::from_slice(line)? {
+        Line::Row(row) => Ok(print(row)),
+        Line::Error { error } => bail!("{error}"),
+    })
+}
+
+/// What a running service writes: a row, or why there are no more.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Row(Row),
+    Error { error: String },
 }
 
 /// Prints rows as they come, or gathers them into tables.

@@ -19,6 +19,7 @@ use super::params::{BadParam, Params};
 use super::peer_api::{illegal, refusal};
 use super::range::parse_piece_range;
 use super::registration::{client_id, task_id};
+use super::settled::settled;
 use super::wire::{Answer, Code, Enveloped, Failure, NetworkData, NodeData};
 use crate::cluster::{Accused, CallError};
 use crate::domain::{ClientId, TaskId};
@@ -155,7 +156,10 @@ pub async fn network(api: Arc<Api>, query: String, body: Bytes) -> Answer {
         Err(bad) => return illegal(&bad),
     };
     let nodes = api.cluster.network(&urls, start, limit).iter().map(NodeData::from).collect();
-    Answer::data(Code::Success, NetworkData { nodes })
+    match settled(&api.cluster).await {
+        Ok(()) => Answer::data(Code::Success, NetworkData { nodes }),
+        Err(answer) => answer,
+    }
 }
 
 /// Which nodes are asked for.
@@ -247,7 +251,10 @@ impl DownloadTold {
 #[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(api: Arc<Api>) -> Response {
     api.cluster.observe();
-    rendered_metrics()
+    let rendered = rendered_metrics();
+    // Whoever watches a service must see it also while it cannot write: then these are what it has in memory.
+    let _ = settled(&api.cluster).await;
+    rendered
 }
 
 /// As they are, without looking at tasks and clients.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -21,6 +22,8 @@ use crate::cluster::{Cluster, inventory};
 
 /// Lines of an answer that wait for a slow reader.
 const LINES_AHEAD: usize = 1024;
+/// Lines of a dump for which the disk is waited for at once. Bytes.
+const KEPT_MAX_BYTES: usize = 256 * 1024;
 
 /// The routes of the control socket: `GET /dump?taskId=…`, `POST /snapshot?output=…` and `POST /gc?dryRun=…`, answered with
 /// JSON lines.
@@ -42,13 +45,45 @@ async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
         },
     };
     json_lines(move |lines| {
+        let mut settling = Settling { cluster: &cluster, lines: &lines, kept: Vec::new(), kept_bytes: 0 };
         // A reader that has gone ends the walk.
-        let mut write = |row: inventory::Row| put(&lines, &row);
-        if let Err(error) = inventory::walk(&cluster.store(), only.as_ref(), &mut write) {
-            tracing::error!(error = &error as &dyn std::error::Error, "dump breaks off");
-            put(&lines, &serde_json::json!({ "kind": "error", "error": error.to_string() }));
+        match inventory::walk(&cluster.store(), only.as_ref(), &mut |row| settling.put(&row)) {
+            Ok(()) => drop(settling.let_go()),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "dump breaks off");
+                put_error(&lines, &error.to_string());
+            }
         }
     })
+}
+
+/// Lines about what is stored, kept back until that is durable: sled shows what is being committed.
+struct Settling<'a> {
+    cluster: &'a Cluster,
+    lines: &'a mpsc::Sender<Bytes>,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+}
+
+impl Settling<'_> {
+    /// Tells whether more is wanted.
+    fn put(&mut self, line: &impl Serialize) -> bool {
+        let line = line_of(line);
+        self.kept_bytes += line.len();
+        self.kept.push(line);
+        self.kept_bytes < KEPT_MAX_BYTES || self.let_go()
+    }
+
+    /// The same.
+    fn let_go(&mut self) -> bool {
+        self.kept_bytes = 0;
+        let settled = Handle::current().block_on(self.cluster.settled());
+        if let Err(error) = settled {
+            put_error(self.lines, &error.to_string());
+            return false;
+        }
+        self.kept.drain(..).all(|line| self.lines.blocking_send(line).is_ok())
+    }
 }
 
 async fn snapshot(query: String, cluster: Arc<Cluster>) -> Response {
@@ -80,7 +115,11 @@ async fn gc(query: String, cluster: Arc<Cluster>) -> Response {
     };
     let view = cluster.cache().await;
     let collected = if dry { Ok(None) } else { cluster.collect().await.map(Some) };
+    let settled = cluster.settled().await;
     json_lines(move |lines| {
+        if let Err(error) = settled {
+            return put_error(&lines, &error.to_string());
+        }
         let all = view.files.iter().map(|file| CachedFileInfo::new(file, &view.rules));
         for file in all {
             if !put(&lines, &Kind { kind: "file", line: file }) {
@@ -93,7 +132,7 @@ async fn gc(query: String, cluster: Arc<Cluster>) -> Response {
             Ok(Some(collected)) => drop(put(&lines, &Kind { kind: "collected", line: collected })),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "garbage could not be collected");
-                put(&lines, &serde_json::json!({ "kind": "error", "error": reason(&error) }));
+                put_error(&lines, &reason(&error));
             }
         }
     })
@@ -121,6 +160,11 @@ fn line_of(line: &impl Serialize) -> Bytes {
 /// Tells whether anybody reads.
 fn put(lines: &mpsc::Sender<Bytes>, line: &impl Serialize) -> bool {
     lines.blocking_send(line_of(line)).is_ok()
+}
+
+/// The last line of an answer that cannot go on.
+fn put_error(lines: &mpsc::Sender<Bytes>, error: &str) {
+    put(lines, &serde_json::json!({ "kind": "error", "error": error }));
 }
 
 /// An answer that grows line by line while `work` runs on a thread of its own.

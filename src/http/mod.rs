@@ -22,6 +22,7 @@ mod range;
 mod registration;
 mod rest;
 mod routes;
+mod settled;
 mod staged;
 mod wire;
 

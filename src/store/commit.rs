@@ -109,6 +109,22 @@ impl Committer {
         Ok(Room { shared: self.shared.clone(), permit })
     }
 
+    /// Returns once everything that was submitted so far is durable.
+    pub async fn settled(&self) -> Result<(), CommitFailed> {
+        let latest = {
+            let queue = self.shared.queue.lock();
+            // What is refused from now on may have been changed in memory.
+            if queue.closed {
+                return Err(CommitFailed);
+            }
+            queue.submitted
+        };
+        if self.shared.durable.load(Ordering::Acquire) >= latest {
+            return Ok(());
+        }
+        self.room().await?.submit(Vec::new(), latest).durable().await
+    }
+
     /// Returns when the database can no longer be written.
     pub async fn failed(&self) {
         let mut failed = self.shared.failed.subscribe();
@@ -245,10 +261,12 @@ impl Writer {
     fn commit(&self, window: &[Submission]) -> Result<(), StoreError> {
         let changes = window.iter().flat_map(|submission| &submission.changes);
         let mut gate = self.shared.recorder.gate();
-        let written = write(&self.store, changes, gate.wants_keys());
-        // Noted after it was written: whoever reads a noted key reads this value, or a later one that is noted again.
-        gate.note(written?);
-        self.store.make_durable(self.durability)
+        let written = write(&self.store, changes, gate.wants_keys())?;
+        self.store.make_durable(self.durability)?;
+        // Noted after it was written: whoever reads a noted key reads this value, or a later one that is noted again. And after
+        // it was durable: no snapshot has what was not.
+        gate.note(written);
+        Ok(())
     }
 }
 
@@ -269,6 +287,8 @@ impl Drop for FailOnDrop {
 
 #[cfg(test)]
 pub mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::domain::{
         CdnPattern, Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState,
@@ -419,6 +439,24 @@ pub mod tests {
         first.durable().await.expect("durable");
         let third = committer.room().await.expect("room").submit(Vec::new(), number);
         assert!(third.durable.is_none(), "nothing is left to wait for");
+    }
+
+    #[tokio::test]
+    async fn all_is_settled_once_the_latest_change_is_durable() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store, Durability::Process).expect("a thread");
+        committer.settled().await.expect("nothing was ever submitted");
+        // No commit comes past the gate.
+        let gate = committer.shared.recorder.gate();
+        let ticket = commit(&committer, everything(&spec(Vec::new()))).await;
+        let mut settled = std::pin::pin!(committer.settled());
+        assert!(settled.as_mut().now_or_never().is_none(), "what is not durable is settled");
+        drop(gate);
+        settled.await.expect("settled");
+        assert!(committer.shared.durable.load(Ordering::Acquire) >= ticket.number());
+        committer.stop();
+        assert!(committer.settled().await.is_err(), "what is changed now is never stored");
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 //!
 //! [`fault`] stands under the binary, which [`steps`] tries by itself. In [`cycle`], clients load the service until it dies; every answer that arrived is an
 //! acknowledgement, and after the next start all of them are looked for, and nothing else may be half there. In
-//! [`replacements`] one database takes the place of another; in [`corruption`] files are broken; [`secrets`] looks for what
-//! nobody may be told.
+//! [`replacements`] one database takes the place of another; in [`corruption`] files are broken; [`secrets`] and
+//! [`undurable`] look for what nobody may be told, ever or yet.
 //!
 //! `CRASH_SEED` brings back the choices of a failure, `CRASH_CYCLES` sets how many cycles there are, `CRASH_VERBOSE=1`
 //! tells after every home how far they are. A soak:
@@ -29,6 +29,7 @@ mod secrets;
 #[allow(dead_code, reason = "made for all tests that need a home to break")]
 mod stage;
 mod steps;
+mod undurable;
 
 /// A number from the environment, for soaks and for what failed.
 fn from_environment(name: &str, otherwise: u64) -> u64 {

@@ -180,7 +180,9 @@ impl Cluster {
     pub async fn forget_preheat(&self, id: &PreheatId) -> Result<(), CallError> {
         let room = self.committer.room().await?;
         let ticket = {
-            let job = self.preheats.known.lock().remove(id).ok_or(CallError::UnknownPreheat(*id))?;
+            // Nobody finds it gone before its end is submitted.
+            let mut known = self.preheats.known.lock();
+            let job = known.remove(id).ok_or(CallError::UnknownPreheat(*id))?;
             job.ended.cancel();
             // Under the lock of its stage, as every change of it.
             let _stage = job.now.lock();

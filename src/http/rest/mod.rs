@@ -19,6 +19,7 @@ use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use super::params::{BadParam, Params};
+use super::settled::settled;
 use super::wire::Answer;
 use super::{Api, limited_body, query};
 use crate::cluster::{CallError, Page, Window};
@@ -58,10 +59,21 @@ pub fn routes(api: &Arc<Api>) -> BoxedFilter<(Response,)> {
     let delete = warp::path!(String).and(warp::delete()).and(with_api.clone()).then(preheats::delete);
     let preheats = list.or(add).unify().or(preheat).unify().or(delete).unify();
 
-    let cache = warp::path!("cache").and(warp::get()).and(with_api).and(query()).then(cache::get);
+    let cache = warp::path!("cache").and(warp::get()).and(with_api.clone()).and(query()).then(cache::get);
 
     let rest = warp::path("peers").and(peers).or(warp::path("tasks").and(tasks)).unify();
-    rest.or(warp::path("preheats").and(preheats)).unify().or(cache).unify().boxed()
+    let rest = rest.or(warp::path("preheats").and(preheats)).unify().or(cache).unify();
+    rest.and(with_api).then(once_settled).boxed()
+}
+
+/// Lets an answer go once what it tells is durable, that something is not there included.
+async fn once_settled(answer: Response, api: Arc<Api>) -> Response {
+    let tells = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
+    match tells {
+        true => settled(&api.cluster).await.map_or_else(Reply::into_response, |()| answer),
+        // It was refused for what it asks, or cannot be done.
+        false => answer,
+    }
 }
 
 /// Why a request is refused.
