@@ -6,10 +6,12 @@
 //! has some two MiB in memory, whatever the size of its pieces.
 //! Must not: know swarms or the store; it tells its ledger.
 
+mod asks;
 mod body;
 mod cutter;
 mod document;
 mod download;
+mod host;
 mod limits;
 mod mend;
 mod pace;
@@ -127,6 +129,8 @@ pub enum FetchError {
         if *.min_bytes_per_s == pace::IN_DEMAND_BYTES_PER_S { "while others wait for its place" } else { "sourceMinRate" }
     )]
     Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
+    #[error("the source was silent for {silent_s} s while others waited to be asked")]
+    GaveWay { silent_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]
     Md5 { found: Md5Digest, expected: String },
     #[error(transparent)]
@@ -161,7 +165,8 @@ impl FetchError {
                 OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Part { .. } | OriginError::Busy { .. },
             )
             | Self::Length { .. }
-            | Self::Slow { .. } => true,
+            | Self::Slow { .. }
+            | Self::GaveWay { .. } => true,
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)
@@ -240,11 +245,8 @@ impl Worker {
         spec: &TaskSpec,
         validators: &Validators,
         length: Option<u64>,
-    ) -> Result<Freshness, OriginError> {
-        let visit = self.places.visit(&spec.raw_url);
-        // Nobody closes the places.
-        let _asking = visit.ask().await;
-        self.source.revalidate(spec, validators, length).await
+    ) -> Result<Freshness, FetchError> {
+        self.places.visit(&spec.raw_url).ask(self.source.revalidate(spec, validators, length)).await
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
@@ -256,18 +258,17 @@ impl Worker {
         ledger: &impl Ledger,
     ) -> Result<Option<Answer>, FetchError> {
         let validators = download.known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-        let _asking = visit.ask().await?;
         let authenticating = |under_way| ledger.authenticating(under_way);
-        match self.source.ask(spec, Part::from(download.next_byte()), &validators, &authenticating).await {
+        match visit.ask(self.source.ask(spec, Part::from(download.next_byte()), &validators, &authenticating)).await {
             // A part of nobody knows how much: nothing tells whether it reaches the end.
             Ok(answer) if answer.start > 0 && answer.length.is_none() && !download.has_known_length() => {
                 Err(OriginError::RangeIgnored.into())
             }
             Ok(answer) => Ok(Some(answer)),
-            Err(OriginError::AtEnd) if download.may_be_complete() => Ok(None),
+            Err(FetchError::Origin(OriginError::AtEnd)) if download.may_be_complete() => Ok(None),
             // It was announced as longer, or has sent more.
-            Err(OriginError::AtEnd) => Err(OriginError::Changed.into()),
-            Err(error) => Err(error.into()),
+            Err(FetchError::Origin(OriginError::AtEnd)) => Err(OriginError::Changed.into()),
+            Err(error) => Err(error),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Places: how many sources are asked and how many bodies are taken at once, of one host and of all.
+//! Places: how many bodies are taken at once, of one host and of all, and how many answered sources wait for that. How many
+//! are asked is counted in `asks`.
 //!
 //! A slow host holds no more than its share, and large files leave some places to small ones. Whoever waits is served first
 //! come first served, among those of its host and then among all. A host is what the URL names: where a redirect leads is
@@ -8,21 +9,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::LedgerError;
+use super::asks::Asks;
+use super::host::HostKey;
 use super::usage::{PlacesNow, Usage, Waiting};
-use crate::origin::parse_url;
+use super::{FetchError, LedgerError};
 
-/// Sources asked at once.
-const ASKS_MAX: usize = 256;
-/// Of those, of one host: a host that takes its time to answer must not keep others from being asked.
-const ASKS_PER_HOST_MAX: usize = 64;
 /// Answered sources that are kept waiting a moment for somebody to take their bodies, each with a connection. More are asked
 /// again when it is their turn.
 const WAITING_MAX: usize = 256;
@@ -135,20 +132,14 @@ impl Drop for Place {
 /// Limits of one scope: a host, or all of them.
 #[derive(Debug)]
 struct Scope {
-    asks: Arc<Limit>,
     waiting: Arc<Limit>,
     bodies: Arc<Limit>,
     large_bodies: Arc<Limit>,
 }
 
 impl Scope {
-    fn new(asks: usize, waiting: usize, bodies: usize) -> Self {
-        Self {
-            asks: Limit::new(asks),
-            waiting: Limit::new(waiting),
-            bodies: Limit::new(bodies),
-            large_bodies: Limit::new(large_max(bodies)),
-        }
+    fn new(waiting: usize, bodies: usize) -> Self {
+        Self { waiting: Limit::new(waiting), bodies: Limit::new(bodies), large_bodies: Limit::new(large_max(bodies)) }
     }
 
     fn set_bodies_max(&self, max: usize) {
@@ -161,22 +152,10 @@ impl Scope {
     }
 }
 
-/// A scheme, host and port; not kept as text, which may be long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct HostKey(u64);
-
-impl HostKey {
-    /// A URL that is none is asked of nobody.
-    fn of(url: &str) -> Self {
-        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let url = parse_url(url).ok();
-        Self(KEYS.hash_one(url.as_ref().map(|url| (url.scheme(), url.host_str(), url.port_or_known_default()))))
-    }
-}
-
 /// All places.
 #[derive(Debug)]
 pub(super) struct Places {
+    asks: Asks,
     all: Scope,
     hosts: Mutex<Hosts>,
     waiting: AtomicUsize,
@@ -199,7 +178,7 @@ struct Host {
 impl Places {
     pub fn new(max: BodiesMax) -> Self {
         let hosts = Mutex::new(Hosts { bodies_max: max.per_host, known: HashMap::new() });
-        Self { all: Scope::new(ASKS_MAX, WAITING_MAX, max.all), hosts, waiting: AtomicUsize::new(0) }
+        Self { asks: Asks::default(), all: Scope::new(WAITING_MAX, max.all), hosts, waiting: AtomicUsize::new(0) }
     }
 
     pub fn set_max(&self, max: BodiesMax) {
@@ -219,7 +198,8 @@ impl Places {
 
     pub fn now(&self) -> PlacesNow {
         PlacesNow {
-            asking: self.all.asks.usage(),
+            asking: self.asks.usage(),
+            waiting_to_ask: self.asks.waiting(),
             answered: self.all.waiting.usage(),
             bodies: self.all.bodies.usage(),
             large_bodies: self.all.large_bodies.usage(),
@@ -233,7 +213,7 @@ impl Places {
         let key = HostKey::of(url);
         let mut hosts = self.hosts.lock();
         let bodies_max = hosts.bodies_max;
-        let new = || Host { scope: Arc::new(Scope::new(ASKS_PER_HOST_MAX, WAITING_PER_HOST_MAX, bodies_max)), visits: 0 };
+        let new = || Host { scope: Arc::new(Scope::new(WAITING_PER_HOST_MAX, bodies_max)), visits: 0 };
         let host = hosts.known.entry(key).or_insert_with(new);
         host.visits += 1;
         Visit { places: self, key, host: host.scope.clone() }
@@ -258,10 +238,14 @@ impl Visit<'_> {
         [&self.host, &self.places.all]
     }
 
-    /// A place to ask. Never held while waiting for anything else, so that sources that nobody has time for do not keep
-    /// others from being asked.
-    pub async fn ask(&self) -> Result<Taken, LedgerError> {
-        take(self.scopes().into_iter().map(|scope| &scope.asks)).await
+    /// Asks when it is this one's turn. No place is held while waiting for anything else, so that sources that nobody has
+    /// time for do not keep others from being asked.
+    pub async fn ask<T, E>(&self, asking: impl Future<Output = Result<T, E>>) -> Result<T, FetchError>
+    where
+        FetchError: From<E>,
+    {
+        let answered = self.places.asks.ask(self.key, asking).await;
+        Ok(answered.map_err(|gave_way| FetchError::GaveWay { silent_s: gave_way.after.as_secs() })??)
     }
 
     /// A place to wait for one to take a body, with the source's answer; `None` where too many do.

@@ -19,10 +19,7 @@ impl Worker {
         let visit = self.places.visit(&spec.raw_url);
         let mut attempts = 0;
         loop {
-            let asked = {
-                let _asking = visit.ask().await?;
-                self.source.probe(spec).await.map_err(unfit)
-            };
+            let asked = visit.ask(async { self.source.probe(spec).await.map_err(unfit) }).await;
             let Err(error) = asked else { return asked };
             attempts += 1;
             let Some(wait) = Patience::FIRST.wait(&error, attempts) else { return Err(error) };
@@ -36,10 +33,7 @@ impl Worker {
         spec: &TaskSpec,
         validators: &Validators,
         length: Option<u64>,
-    ) -> Result<Freshness, OriginError> {
-        let visit = self.places.visit(&spec.raw_url);
-        // Nobody closes the places.
-        let _asking = visit.ask().await;
-        self.source.probe_again(spec, validators, length).await
+    ) -> Result<Freshness, FetchError> {
+        self.places.visit(&spec.raw_url).ask(self.source.probe_again(spec, validators, length)).await
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Usage {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlacesNow {
     pub asking: Usage,
+    /// Downloads and questions that wait for a place to ask.
+    pub waiting_to_ask: usize,
     /// Sources that have answered and are kept waiting for somebody to take their bodies.
     pub answered: Usage,
     pub bodies: Usage,
@@ -55,6 +57,7 @@ impl Worker {
             set(of, "held", usage.held);
             set(of, "max", usage.max);
         }
+        set("asks", "waiting", now.waiting_to_ask);
         set("bodies", "waiting", now.waiting);
         set("bodies_of_one_host", "max", now.bodies_per_host_max);
     }

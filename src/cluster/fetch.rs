@@ -318,7 +318,8 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         | FetchError::Unfit(_)
         | FetchError::TooLong(_)
         | FetchError::Length { .. }
-        | FetchError::Slow { .. } => (Fault::Source, false),
+        | FetchError::Slow { .. }
+        | FetchError::GaveWay { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };

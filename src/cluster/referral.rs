@@ -13,7 +13,7 @@ use super::revalidation::{Question, Validated};
 use super::{CallError, Cluster, Refused};
 use crate::cdn::{FetchError, LedgerError};
 use crate::domain::{CdnPattern, ClientId, ClientVersion, Generation, PieceSize, SourceState, TaskId, TaskSpec, TaskStatus};
-use crate::origin::{OriginError, Probed};
+use crate::origin::Probed;
 use crate::store::Room;
 use crate::swarm::{Effects, Event};
 
@@ -143,9 +143,9 @@ impl Cluster {
     }
 
     /// A source that clients were sent to has nothing for them any more: those in its midst are told to leave.
-    pub(super) async fn lose_source(&self, cell: &Cell, generation: Generation, error: OriginError) {
+    pub(super) async fn lose_source(&self, cell: &Cell, generation: Generation, error: &FetchError) {
         cell.lock().validated = Validated::now(self.now());
-        self.fail(cell, generation, About::Answered, &error.into()).await;
+        self.fail(cell, generation, About::Answered, error).await;
     }
 
     /// Where this client is sent for a piece that comes from the source, if the task's do: to the URL that it named itself.
@@ -194,6 +194,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::domain::{Failure, Fault};
+    use crate::origin::OriginError;
     use crate::swarm::{Limits, Swarm};
 
     fn spec() -> TaskSpec {
@@ -227,8 +228,8 @@ mod tests {
         for (is_next, is_underway, is_failed) in [(true, false, false), (false, true, false), (false, false, true)] {
             let cell = answered(CdnPattern::Source);
             let rooms = all_rooms(&cluster);
-            let gone = OriginError::Status(StatusCode::NOT_FOUND);
-            let mut losing = Box::pin(cluster.lose_source(&cell, Generation::FIRST, gone));
+            let gone = FetchError::from(OriginError::Status(StatusCode::NOT_FOUND));
+            let mut losing = Box::pin(cluster.lose_source(&cell, Generation::FIRST, &gone));
             assert!(losing.as_mut().now_or_never().is_none(), "it waits for room");
             if is_next {
                 cell.lock().swarm.next_generation(cluster.now(), CdnPattern::Source, &mut Effects::default());

@@ -73,7 +73,8 @@ impl Refused {
             | FetchError::Unfit(_)
             | FetchError::TooLong(_)
             | FetchError::Length { .. }
-            | FetchError::Slow { .. } => (Self::Unreachable(reason), Rest::Growing),
+            | FetchError::Slow { .. }
+            | FetchError::GaveWay { .. } => (Self::Unreachable(reason), Rest::Growing),
             FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), Rest::Growing),
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Cluster;
 use super::cell::{Cell, Fetching, Inner, Probe};
+use crate::cdn::FetchError;
 use crate::domain::{CdnPattern, Generation, Moment, TaskSpec, Validators};
 use crate::origin::{Freshness, OriginError};
 use crate::swarm::Effects;
@@ -154,7 +155,7 @@ impl Cluster {
             Ok(Ok(Freshness::Unchanged)) => ("unchanged", false),
             Ok(Ok(Freshness::Changed)) => ("changed", true),
             Ok(Err(error)) => {
-                let error: &OriginError = error;
+                let error: &FetchError = error;
                 tracing::warn!(%task, error = error as &dyn std::error::Error, "source does not say whether it changed: serving what is cached");
                 ("failed", false)
             }
@@ -164,12 +165,12 @@ impl Cluster {
             }
         };
         METRICS.revalidations.with_label_values(&[outcome]).inc();
-        if let (CdnPattern::Source, Some(_), Ok(Err(error @ OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)))) =
-            (pattern, length, word)
+        if let (CdnPattern::Source, Some(_), Ok(Err(error))) = (pattern, length, word)
+            && matches!(error, FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)))
         {
             // What is no longer there cannot be fetched by anybody, and nothing of it is here. (To a stranger, who brings headers
             // of another, it may not be there for reasons of its own.)
-            self.lose_source(cell, *generation, error).await;
+            self.lose_source(cell, *generation, &error).await;
         } else if changed {
             self.begin_next_generation(cell, spec, *generation).await;
         } else {

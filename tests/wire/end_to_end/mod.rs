@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod machine;
 mod reach;
+mod silence;
 mod small;
 pub mod snapshots;
 mod sources;
