@@ -25,6 +25,7 @@ use url::Url;
 
 use crate::domain::policy::{Forbidden, SourcePolicy};
 use crate::domain::{TaskSpec, Validators};
+use crate::telemetry::metrics::METRICS;
 pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
 pub use probe::Probed;
@@ -126,8 +127,10 @@ impl Answer {
     /// The next bytes of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
         let chunk = self.body.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))?;
+        let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        METRICS.source_bytes.inc_by(bytes);
         let Some(announced) = self.part_bytes else { return Ok(chunk) };
-        let sent = self.part_received + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        let sent = self.part_received + bytes;
         self.part_received = sent;
         // Chunks and ends of connections do not say how long the part was to be, but its range does.
         if sent > announced || (chunk.is_none() && sent < announced) {

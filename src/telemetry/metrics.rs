@@ -44,6 +44,7 @@ pub struct Metrics {
     pub cdn_cache_hit: IntCounter,
     pub cdn_download: IntCounter,
     pub cdn_download_failed: IntCounter,
+    pub source_bytes: IntCounter,
     pub pieces_downloaded_bytes: IntCounter,
     pub revalidations: IntCounterVec,
     pub gc_peers: IntCounter,
@@ -119,6 +120,7 @@ impl Metrics {
             cdn_cache_hit: metrics.counter("supernode_cdn_cache_hit_total", "Registrations of what was here already"),
             cdn_download: metrics.counter("supernode_cdn_download_total", "Downloads from sources"),
             cdn_download_failed: metrics.counter("supernode_cdn_download_failed_total", "Downloads from sources that failed"),
+            source_bytes: metrics.counter("supernode_source_bytes_total", "Bytes of bodies that sources sent"),
             pieces_downloaded_bytes: metrics
                 .counter("supernode_pieces_downloaded_size_bytes_total", "Bytes of pieces served by the supernode itself"),
             revalidations: metrics.counter_vec(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::harness::client::{Client, Release, Wanted};
+use crate::harness::exchange::metric;
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{PIECE_CONTENT, random_content};
 use crate::harness::service::Service;
@@ -26,6 +27,8 @@ async fn files_of_every_awkward_length_arrive_whole() {
     // The empty file once more, now that it is nothing new.
     check_twice(&service, &origin.put("file-0", File::new(Bytes::new())), &Bytes::new(), &[0]).await;
     assert_eq!(origin.record("file-0").0.len(), 1, "an empty file that is here already was fetched again");
+    let sent = metric(service.api(), "dragonfly_supernode_source_bytes_total").await;
+    assert_eq!(sent, 1 + PIECE_CONTENT + PIECE_CONTENT + 1, "each byte once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

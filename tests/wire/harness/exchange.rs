@@ -119,6 +119,14 @@ pub async fn ask(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
     response.answer().unwrap_or_else(|error| panic!("{asked}: {error}"))
 }
 
+/// What a series of the metrics stands at, named with its labels as they are written.
+pub async fn metric(api: SocketAddr, series: &str) -> u64 {
+    let response = call(api, get("/metrics")).await.unwrap_or_else(|error| panic!("{error}"));
+    let text = String::from_utf8_lossy(&response.body);
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {series} in {text}"))
+}
+
 /// Opens a connection that carries one request after the other.
 pub async fn connect<B>(address: SocketAddr) -> Result<SendRequest<B>, CallError>
 where
