@@ -131,9 +131,15 @@ impl Service {
         let mut ending = std::pin::pin!(ending);
         let cluster = tokio::select! {
             opened = self.open(config) => opened?,
-            // Nothing was acknowledged, so there is nothing to finish.
-            ending = &mut ending => return Ok(ending),
-            never = tell_progress() => match never {},
+            // Nothing was acknowledged, so there is nothing to finish but to tell those who wait for it.
+            ending = &mut ending => {
+                tell_stopping(ending);
+                api.end();
+                download.end();
+                finish(&connections).await;
+                return Ok(ending);
+            }
+            never = self.tell_progress() => match never {},
         };
         api.open(warp::service(api_routes(Api { cluster: cluster.clone(), download_port: addresses.download.port() })));
         download.open(warp::service(download_routes(cluster.clone())));
@@ -154,9 +160,7 @@ impl Service {
         let _ = std::fs::remove_file(self.home.addresses());
         let _ = std::fs::remove_file(self.home.control_socket());
         let ending = ended?;
-        if ending == Ending::Stop {
-            notify::tell(&[NotifyState::Stopping]);
-        }
+        tell_stopping(ending);
         drain(&cluster, &connections).await;
         Ok(ending)
     }
@@ -185,6 +189,18 @@ impl Service {
                     return opened.with_context(|| format!("cannot start on the home {}{remedy}", self.home.path().display()));
                 }
             }
+        }
+    }
+
+    /// Tells how far the recovery is, until it is over.
+    async fn tell_progress(&self) -> Infallible {
+        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+        // The first is at once.
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            tracing::info!("{RECOVERY}");
+            notify::tell(&[NotifyState::Status(&RECOVERY.to_string())]);
         }
     }
 
@@ -236,27 +252,26 @@ async fn until_over(cluster: &Arc<Cluster>) -> anyhow::Error {
     }
 }
 
-/// Tells how far the recovery is, until it is over.
-async fn tell_progress() -> Infallible {
-    let mut ticks = tokio::time::interval(PROGRESS_EVERY);
-    // The first is at once.
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        tracing::info!("{RECOVERY}");
-        notify::tell(&[NotifyState::Status(&RECOVERY.to_string())]);
+fn tell_stopping(ending: Ending) {
+    tracing::info!("stopping: answering what is held, finishing what is open");
+    if ending == Ending::Stop {
+        notify::tell(&[NotifyState::Stopping]);
     }
 }
 
 async fn drain(cluster: &Cluster, connections: &Connections) {
-    tracing::info!("stopping: answering what is held, finishing what is open");
     cluster.drain();
+    finish(connections).await;
+    cluster.stop().await;
+    tracing::info!("stopped");
+}
+
+/// Lets every connection end with the request that it is serving.
+async fn finish(connections: &Connections) {
     connections.end();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.ended()).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut");
     }
-    cluster.stop().await;
-    tracing::info!("stopped");
 }
 
 /// The socket for commands on this machine. The home's lock is ours, so a socket that is there is a dead one's.
