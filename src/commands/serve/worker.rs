@@ -201,6 +201,9 @@ impl Service {
             ticks.tick().await;
             tracing::info!("{RECOVERY}");
             notify::tell(&[NotifyState::Status(&RECOVERY.to_string())]);
+            if let Some(handover) = &self.handover {
+                handover.tell_alive();
+            }
         }
     }
 
