@@ -44,6 +44,11 @@ const OPEN_EVERY_MAX: Duration = Duration::from_secs(15);
 const REMEDY: &str =
     ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
 
+/// What to do about addresses that are configured and not in use.
+const REMEDY_SUPERVISED: &str =
+    "stop the service and start it again: a reload, a restart of its worker and an upgrade keep its sockets";
+const REMEDY_MANAGED: &str = "set them where the sockets are made (ListenStream of supernode.socket) and restart both units, or take them out of the configuration";
+
 /// Serves until it is told to stop, or until it can promise nothing any more.
 pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handover>) -> anyhow::Result<()> {
     let loaded = sources.load()?;
@@ -62,6 +67,10 @@ pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handov
     // What a killed service left there must not be taken for us.
     let _ = std::fs::remove_file(home.addresses());
     let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
+    for ignored in sockets.ignored(&config, &loaded.origins)? {
+        let remedy = if handover.is_some() { REMEDY_SUPERVISED } else { REMEDY_MANAGED };
+        tracing::warn!("{ignored}; {remedy}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let service = Service { home, log, sources: Arc::new(sources), handover };
     let ending = runtime.block_on(service.serve(config, sockets, descriptors));
