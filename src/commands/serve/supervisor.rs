@@ -287,11 +287,11 @@ impl Supervisor {
         Ok(match (self.phase, code) {
             (Phase::Stopping, Some(DRAINED_FOR_UPGRADE)) => Some(WorkerEnded::Code(0)),
             (Phase::Stopping, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
-            // Killed, which says nothing of the program; and it may have migrated the database already.
             (Phase::Trial, None) if worker.hung => {
                 self.give_up_upgrade("it hung, and was killed");
                 None
             }
+            // Killed, which says nothing of the program; and it may have migrated the database already.
             (Phase::Trial, None) if self.trials < TRIALS_MAX => {
                 self.trials += 1;
                 self.start_at = Instant::now() + START_EVERY;
