@@ -42,18 +42,19 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
 /// Reads the rows from the service that has the home.
 fn read_running(home: &Home, task: Option<&TaskId>, print: &mut dyn FnMut(Row) -> bool) -> anyhow::Result<()> {
     let path = task.map_or_else(|| "/dump".to_owned(), |task| format!("/dump?taskId={task}"));
-    ask_running(home, &Method::GET, &path, &mut |line| match serde_json::from_slice(line)? {
-        Line::Row(row) => Ok(print(row)),
-        Line::Error { error } => bail!("{error}"),
-    })
+    ask_running(home, &Method::GET, &path, &mut |line| Ok(print(row_of(line)?)))
 }
 
-/// What a running service writes: a row, or why there are no more.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Row(Row),
-    Error { error: String },
+/// The last line may say why there are no more rows.
+fn row_of(line: &[u8]) -> anyhow::Result<Row> {
+    #[derive(Deserialize)]
+    struct Broken {
+        error: String,
+    }
+    serde_json::from_slice(line).or_else(|unreadable| match serde_json::from_slice(line) {
+        Ok(Broken { error }) => bail!("{error}"),
+        Err(_) => Err(unreadable.into()),
+    })
 }
 
 /// Prints rows as they come, or gathers them into tables.

@@ -45,9 +45,10 @@ async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
         },
     };
     json_lines(move |lines| {
-        let mut settling = Settling { cluster: &cluster, lines: &lines, kept: Vec::new(), kept_bytes: 0 };
+        let mut settling = Settling { cluster: &cluster, lines: &lines, kept: Vec::new(), kept_bytes: 0, broken: false };
         // A reader that has gone ends the walk.
         match inventory::walk(&cluster.store(), only.as_ref(), &mut |row| settling.put(&row)) {
+            Ok(()) if settling.broken => {}
             Ok(()) => drop(settling.let_go()),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "dump breaks off");
@@ -63,6 +64,8 @@ struct Settling<'a> {
     lines: &'a mpsc::Sender<Bytes>,
     kept: Vec<Bytes>,
     kept_bytes: usize,
+    /// It was said why there are no more.
+    broken: bool,
 }
 
 impl Settling<'_> {
@@ -80,6 +83,7 @@ impl Settling<'_> {
         let settled = Handle::current().block_on(self.cluster.settled());
         if let Err(error) = settled {
             put_error(self.lines, &error.to_string());
+            self.broken = true;
             return false;
         }
         self.kept.drain(..).all(|line| self.lines.blocking_send(line).is_ok())

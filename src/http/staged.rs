@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::Uri;
 use hyper::body::Incoming;
 use tokio::sync::SetOnce;
+use tokio_util::sync::CancellationToken;
 use warp::Reply;
 use warp::reply::Response;
 
@@ -19,10 +20,18 @@ use super::params::Params;
 use crate::telemetry::recovery::RECOVERY;
 
 const RECOVERING: &str = "the supernode is recovering, ask again";
+const ENDING: &str = "the supernode is stopping, ask again";
 
 /// Routes that come to be once the recovery is over. From then on this costs a request one load.
 #[derive(Debug)]
-pub struct Staged<R>(Arc<SetOnce<R>>);
+pub struct Staged<R>(Arc<Stage<R>>);
+
+#[derive(Debug)]
+struct Stage<R> {
+    routes: SetOnce<R>,
+    /// The service ends before its recovery did.
+    ended: CancellationToken,
+}
 
 impl<R> Clone for Staged<R> {
     fn clone(&self) -> Self {
@@ -32,7 +41,7 @@ impl<R> Clone for Staged<R> {
 
 impl<R> Default for Staged<R> {
     fn default() -> Self {
-        Self(Arc::new(SetOnce::new()))
+        Self(Arc::new(Stage { routes: SetOnce::new(), ended: CancellationToken::new() }))
     }
 }
 
@@ -40,22 +49,28 @@ impl<R> Staged<R> {
     /// The recovery is over: these answer, those that wait included.
     pub fn open(&self, routes: R) {
         // Whoever opens twice finds it open.
-        let _ = self.0.set(routes);
+        let _ = self.0.routes.set(routes);
+    }
+
+    /// The recovery is given up, because the service ends: what waits for it is answered at once, and so is whatever comes.
+    pub fn end(&self) {
+        self.0.ended.cancel();
     }
 }
 
 impl<R: Routes + Sync> Routes for Staged<R> {
     async fn answer(&self, request: http::Request<Incoming>) -> Response {
-        if let Some(routes) = self.0.get() {
+        if let Some(routes) = self.0.routes.get() {
             return routes.answer(request).await;
         }
         let late = match meanwhile(request.uri()) {
             Meanwhile::Answer(known) => return known.answer().await,
             Meanwhile::Hold(late) => late,
         };
-        match tokio::time::timeout(HELD_FOR, self.0.wait()).await {
-            Ok(routes) => routes.answer(request).await,
-            Err(_) => late.answer(RECOVERING).into_response(),
+        tokio::select! {
+            routes = self.0.routes.wait() => routes.answer(request).await,
+            () = self.0.ended.cancelled() => late.answer(ENDING).into_response(),
+            () = tokio::time::sleep(HELD_FOR) => late.answer(RECOVERING).into_response(),
         }
     }
 }

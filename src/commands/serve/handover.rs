@@ -111,11 +111,21 @@ impl Handover {
 
     /// Tells the supervisor that clients are served.
     pub fn tell_ready(&self) {
-        let told =
-            getppid().filter(|parent| parent.as_raw_pid() == self.supervisor).map(|parent| kill_process(parent, Signal::USR1));
-        if let Some(Err(error)) = told {
+        if let Err(error) = self.tell(Signal::USR1) {
             tracing::warn!(%error, "supervisor cannot be told that the service is ready");
         }
+    }
+
+    /// Tells the supervisor that there is life in this process. To one that is older it is a signal like that of a child that
+    /// ended, which it looks for and does not find.
+    pub fn tell_alive(&self) {
+        // One that cannot be told this is told no better that it cannot.
+        let _ = self.tell(Signal::CHILD);
+    }
+
+    fn tell(&self, signal: Signal) -> rustix::io::Result<()> {
+        let supervisor = getppid().filter(|parent| parent.as_raw_pid() == self.supervisor);
+        supervisor.map_or(Ok(()), |supervisor| kill_process(supervisor, signal))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::Config;
+use crate::config::{Config, Origin, SETTINGS};
 
 /// Connections that may wait to be accepted: what gathers while a killed service starts again.
 const BACKLOG: i32 = 4096;
@@ -70,6 +70,27 @@ impl Sockets {
         Ok(Self { api: socket(api)?, download: socket(download)? })
     }
 
+    /// What the configuration says of addresses that these, which somebody else bound, do not have: a sentence for each
+    /// setting that is given. Port 0 is any.
+    pub fn ignored(&self, config: &Config, origins: &[Origin]) -> std::io::Result<Vec<String>> {
+        let (api, download) = (self.api.local_addr()?, self.download.local_addr()?);
+        let is_in_use = |key| match key {
+            "bind" => config.bind.is_none_or(|ip| [api, download].iter().all(|socket| is_same(ip, socket.ip()))),
+            "listenPort" => [0, api.port()].contains(&config.port),
+            "downloadPort" => [0, download.port()].contains(&config.download_port),
+            _ => true,
+        };
+        let given = SETTINGS.iter().zip(origins).filter(|(_, origin)| **origin != Origin::Default);
+        let ignored = given.filter(|(setting, _)| !is_in_use(setting.key)).map(|(setting, origin)| {
+            let value = setting.field.show(config).unwrap_or_default();
+            format!(
+                "{origin}: {} is {value} and has no effect, because the sockets were handed over: the API is on {api}, downloads on {download}",
+                setting.key
+            )
+        });
+        Ok(ignored.collect())
+    }
+
     /// Binds the sockets that the configuration names.
     pub fn bind(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
@@ -77,6 +98,10 @@ impl Sockets {
             download: bind(config.bind, config.download_port, "--download-port")?,
         })
     }
+}
+
+fn is_same(one: IpAddr, other: IpAddr) -> bool {
+    one.to_canonical() == other.to_canonical() || one.is_unspecified() && other.is_unspecified()
 }
 
 /// How many descriptors were handed to this process; `None` for none, or when they were meant for another.
@@ -135,4 +160,33 @@ fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub fn reachable(listener: &TcpListener) -> std::io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     Ok(if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_are_given_and_not_in_use_are_told() {
+        let listener = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let sockets = Sockets { api: listener(), download: listener() };
+        let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
+        let (api, download) = (port(&sockets.api), port(&sockets.download));
+        let told = |bind: &str, port, download_port, given: &[&str]| {
+            let bind = Some(bind.parse().expect("an address"));
+            let config = Config { bind, port, download_port, ..Config::default() };
+            let origin = |key| if given.contains(&key) { Origin::Variable(format!("OF_{key}")) } else { Origin::Default };
+            let origins: Vec<Origin> = SETTINGS.iter().map(|setting| origin(setting.key)).collect();
+            sockets.ignored(&config, &origins).expect("bound")
+        };
+        let all = ["bind", "listenPort", "downloadPort"];
+        assert!(told("127.0.0.1", api, download, &all).is_empty(), "that is what they are");
+        assert!(told("::ffff:127.0.0.1", 0, 0, &all).is_empty(), "the same in other words");
+        assert!(told("127.0.0.2", download, api, &[]).is_empty(), "nobody gave them");
+        let said = told("0.0.0.0", download, api, &all);
+        assert_eq!(said.len(), 3, "{said:?}");
+        for key in all {
+            assert!(said.iter().any(|sentence| sentence.starts_with(&format!("OF_{key}: {key} is "))), "{key} in {said:?}");
+        }
+    }
 }

@@ -8,8 +8,8 @@
 //! The worker is this very program (`/proc/self/exe`: a file that was replaced meanwhile changes nothing until SIGUSR2),
 //! says that it is ready by SIGUSR1, and is killed by the kernel when its supervisor dies. For an upgrade the worker looks
 //! at the new program, drains, and ends with [`DRAINED_FOR_UPGRADE`]; the next worker is then of the new program, and once
-//! it is ready the supervisor becomes the new program too. One that ends by itself before it was ready has had its chance,
-//! and the old one goes on; unless the database has been migrated, which the old one tells by [`NEWER_SCHEMA`].
+//! it is ready the supervisor becomes the new program too. One that ends by itself before it was ready, or that hangs, has
+//! had its chance, and the old one goes on; unless the database has been migrated, which the old one tells by [`NEWER_SCHEMA`].
 
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -38,6 +38,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often a new program is tried whose worker is killed before it is ready.
 const TRIALS_MAX: u32 = 3;
+/// For how long the worker of a new program may give no sign of life. One that recovers gives one a second.
+const TRIAL_SILENCE_MAX: Duration = Duration::from_secs(20);
+/// How long it may take to get ready, whatever it says: as long as a service manager gives it.
+const TRIAL_MAX: Duration = Duration::from_mins(10);
 /// A worker that ends sooner because the database could not be written does not show that it can be.
 const REOPENED_WITHIN: Duration = Duration::from_secs(60);
 /// How long ports may be those of a service that was just killed.
@@ -101,7 +105,7 @@ fn is_in_use(error: &anyhow::Error) -> bool {
 pub fn go_on(sockets: Sockets, worker: Option<Pid>, news: News) -> anyhow::Result<()> {
     let signals = signals::block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let worker = worker.map(|pid| Worker { pid, started: Instant::now(), ready: true });
+    let worker = worker.map(|pid| Worker::new(pid, true));
     Supervisor { worker, news, ..Supervisor::new(sockets, signals) }.run()
 }
 
@@ -109,7 +113,17 @@ pub fn go_on(sockets: Sockets, worker: Option<Pid>, news: News) -> anyhow::Resul
 struct Worker {
     pid: Pid,
     started: Instant,
+    /// When it last gave a sign of life.
+    heard: Instant,
     ready: bool,
+    /// It was killed because it did not get ready.
+    hung: bool,
+}
+
+impl Worker {
+    fn new(pid: Pid, ready: bool) -> Self {
+        Self { pid, started: Instant::now(), heard: Instant::now(), ready, hung: false }
+    }
 }
 
 /// What is being done.
@@ -169,6 +183,7 @@ impl Supervisor {
                     self.start()?;
                 }
             }
+            self.end_hung_trial();
             self.wait_for_signals();
             while let Ok(Some(signal)) = self.signals.read_signal() {
                 self.take(signal.ssi_signo, signal.ssi_pid);
@@ -179,12 +194,24 @@ impl Supervisor {
     fn wait_for_signals(&self) {
         // Whole milliseconds, and one more: it is due when this is over.
         let wait = |due: Instant| due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        let timeout = match self.worker {
-            None => PollTimeout::try_from(wait(self.start_at)).unwrap_or(PollTimeout::MAX),
-            Some(_) => PollTimeout::NONE,
-        };
+        let due = if self.worker.is_none() { Some(self.start_at) } else { self.trial_ends() };
+        let timeout = due.map_or(PollTimeout::NONE, |due| PollTimeout::try_from(wait(due)).unwrap_or(PollTimeout::MAX));
         // Interrupted or not: whatever there is to do is looked for.
         let _ = poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], timeout);
+    }
+
+    /// When the worker of a new program has had its chance, unless it gives a sign of life before.
+    fn trial_ends(&self) -> Option<Instant> {
+        let worker = self.worker.as_ref().filter(|worker| self.phase == Phase::Trial && !worker.hung)?;
+        Some((worker.heard + TRIAL_SILENCE_MAX).min(worker.started + TRIAL_MAX))
+    }
+
+    /// Kills a new program that hangs, so that the old one goes on.
+    fn end_hung_trial(&mut self) {
+        if self.trial_ends().is_some_and(|due| Instant::now() >= due) {
+            self.tell(rustix::process::Signal::KILL);
+            self.worker.iter_mut().for_each(|worker| worker.hung = true);
+        }
     }
 
     fn take(&mut self, number: u32, sender: u32) {
@@ -198,7 +225,11 @@ impl Supervisor {
             Some(Signal::SIGHUP) => self.tell(rustix::process::Signal::HUP),
             Some(Signal::SIGUSR2) if self.phase == Phase::Serving => self.tell(rustix::process::Signal::USR2),
             Some(Signal::SIGUSR1) if self.is_worker(sender) => self.worker_is_ready(),
-            // A child has ended, which is looked for anyway; or somebody else speaks.
+            // It lives; or it has ended, which is looked for anyway.
+            Some(Signal::SIGCHLD) if self.is_worker(sender) => {
+                self.worker.iter_mut().for_each(|worker| worker.heard = Instant::now());
+            }
+            // Another child has ended, or somebody else speaks.
             _ => {}
         }
     }
@@ -219,7 +250,7 @@ impl Supervisor {
             .and_then(|handover| command(&self.program, &handover).spawn());
         match started {
             // It is waited for by its id, which stays the same when this process becomes another program.
-            Ok(child) => self.worker = Some(Worker { pid: Pid::from_child(&child), started: Instant::now(), ready: false }),
+            Ok(child) => self.worker = Some(Worker::new(Pid::from_child(&child), false)),
             Err(error) if self.phase == Phase::Trial => self.give_up_upgrade(&error.to_string()),
             // No memory or no process to be had: that may pass.
             Err(_) if self.news.served => self.start_at = Instant::now() + PAUSE_MAX,
@@ -256,6 +287,10 @@ impl Supervisor {
         Ok(match (self.phase, code) {
             (Phase::Stopping, Some(DRAINED_FOR_UPGRADE)) => Some(WorkerEnded::Code(0)),
             (Phase::Stopping, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
+            (Phase::Trial, None) if worker.hung => {
+                self.give_up_upgrade("it hung, and was killed");
+                None
+            }
             // Killed, which says nothing of the program; and it may have migrated the database already.
             (Phase::Trial, None) if self.trials < TRIALS_MAX => {
                 self.trials += 1;

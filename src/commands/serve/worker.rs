@@ -44,6 +44,11 @@ const OPEN_EVERY_MAX: Duration = Duration::from_secs(15);
 const REMEDY: &str =
     ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
 
+/// What to do about addresses that are configured and not in use.
+const REMEDY_SUPERVISED: &str =
+    "stop the service and start it again: a reload, a restart of its worker and an upgrade keep its sockets";
+const REMEDY_MANAGED: &str = "set them where the sockets are made (ListenStream of supernode.socket) and restart both units, or take them out of the configuration";
+
 /// Serves until it is told to stop, or until it can promise nothing any more.
 pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handover>) -> anyhow::Result<()> {
     let loaded = sources.load()?;
@@ -62,6 +67,10 @@ pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handov
     // What a killed service left there must not be taken for us.
     let _ = std::fs::remove_file(home.addresses());
     let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
+    for ignored in sockets.ignored(&config, &loaded.origins)? {
+        let remedy = if handover.is_some() { REMEDY_SUPERVISED } else { REMEDY_MANAGED };
+        tracing::warn!("{ignored}; {remedy}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let service = Service { home, log, sources: Arc::new(sources), handover };
     let ending = runtime.block_on(service.serve(config, sockets, descriptors));
@@ -131,9 +140,15 @@ impl Service {
         let mut ending = std::pin::pin!(ending);
         let cluster = tokio::select! {
             opened = self.open(config) => opened?,
-            // Nothing was acknowledged, so there is nothing to finish.
-            ending = &mut ending => return Ok(ending),
-            never = tell_progress() => match never {},
+            // Nothing was acknowledged, so there is nothing to finish but to tell those who wait for it.
+            ending = &mut ending => {
+                tell_stopping(ending);
+                api.end();
+                download.end();
+                finish(&connections).await;
+                return Ok(ending);
+            }
+            never = self.tell_progress() => match never {},
         };
         api.open(warp::service(api_routes(Api { cluster: cluster.clone(), download_port: addresses.download.port() })));
         download.open(warp::service(download_routes(cluster.clone())));
@@ -154,9 +169,7 @@ impl Service {
         let _ = std::fs::remove_file(self.home.addresses());
         let _ = std::fs::remove_file(self.home.control_socket());
         let ending = ended?;
-        if ending == Ending::Stop {
-            notify::tell(&[NotifyState::Stopping]);
-        }
+        tell_stopping(ending);
         drain(&cluster, &connections).await;
         Ok(ending)
     }
@@ -184,6 +197,21 @@ impl Service {
                     let remedy = if may_pass { REMEDY } else { "" };
                     return opened.with_context(|| format!("cannot start on the home {}{remedy}", self.home.path().display()));
                 }
+            }
+        }
+    }
+
+    /// Tells how far the recovery is, until it is over.
+    async fn tell_progress(&self) -> Infallible {
+        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+        // The first is at once.
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            tracing::info!("{RECOVERY}");
+            notify::tell(&[NotifyState::Status(&RECOVERY.to_string())]);
+            if let Some(handover) = &self.handover {
+                handover.tell_alive();
             }
         }
     }
@@ -236,27 +264,26 @@ async fn until_over(cluster: &Arc<Cluster>) -> anyhow::Error {
     }
 }
 
-/// Tells how far the recovery is, until it is over.
-async fn tell_progress() -> Infallible {
-    let mut ticks = tokio::time::interval(PROGRESS_EVERY);
-    // The first is at once.
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        tracing::info!("{RECOVERY}");
-        notify::tell(&[NotifyState::Status(&RECOVERY.to_string())]);
+fn tell_stopping(ending: Ending) {
+    tracing::info!("stopping: answering what is held, finishing what is open");
+    if ending == Ending::Stop {
+        notify::tell(&[NotifyState::Stopping]);
     }
 }
 
 async fn drain(cluster: &Cluster, connections: &Connections) {
-    tracing::info!("stopping: answering what is held, finishing what is open");
     cluster.drain();
+    finish(connections).await;
+    cluster.stop().await;
+    tracing::info!("stopped");
+}
+
+/// Lets every connection end with the request that it is serving.
+async fn finish(connections: &Connections) {
     connections.end();
     if tokio::time::timeout(DRAIN_TIMEOUT, connections.ended()).await.is_err() {
         tracing::warn!("some connections did not end in time and are cut");
     }
-    cluster.stop().await;
-    tracing::info!("stopped");
 }
 
 /// The socket for commands on this machine. The home's lock is ours, so a socket that is there is a dead one's.

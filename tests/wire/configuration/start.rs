@@ -175,3 +175,14 @@ async fn the_version_and_the_help_are_printed() {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_given_beside_sockets_that_are_handed_over_is_told_to_be_ignored() {
+    let service = Service::start_configured_on_held_sockets("base:\n  bind: 127.0.0.2\n").await;
+    let log = service.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("has no effect")).collect();
+    assert_eq!(told.len(), 1, "its ports are those that were given: {log}");
+    for part in ["WARN", "supernode.yml:2: bind is 127.0.0.2", &service.api().to_string(), "ListenStream"] {
+        assert!(told[0].contains(part), "{part:?} is not in {}", told[0]);
+    }
+}

@@ -5,12 +5,13 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::dump::Dump;
 use crate::harness::eventually;
-use crate::harness::exchange::{self, get, post_json};
+use crate::harness::exchange::{self, Response, get, post_json};
 use crate::harness::origin::{self, Origin};
 use crate::harness::pieces::{random_content, range_of};
 use crate::harness::supervised::Supervised;
@@ -105,6 +106,49 @@ async fn questions_are_told_to_wait_and_what_must_be_durable_waits_itself() {
     assert_eq!((report.status, report.code), (200, 611), "{report}");
     assert!(Dump::of(&stage.supervised.home()).await.servable(&stage.task, stage.client.cid()).contains(&0));
     assert_eq!(exchange::ask(api, get("/ready")).await.status, 200);
+}
+
+/// What waits for the end of a recovery that never comes, because the service is told to end before.
+async fn answers_of_a_service_that_is_told(stage: &Stage, signal: Signal) -> [Response; 3] {
+    let (api, download) = (stage.supervised.api(), stage.supervised.download());
+    let piece = format!("/qtdown/{}/{}", &stage.task[..3], stage.task);
+    let waiting = [
+        (api, get(&stage.report())),
+        (api, post_json("/peer/registry", &registration())),
+        (download, exchange::with_header(get(&piece), "range", &format!("bytes={}", range_of(0)))),
+    ];
+    let waiting = waiting.map(|(address, request)| tokio::spawn(exchange::call(address, request)));
+    // Until they have come, and long before they are answered anyway.
+    for _ in 0..20 {
+        exchange::ask(api, get(&stage.question())).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.supervised.signal(signal);
+    let mut answers = Vec::new();
+    for waiting in waiting {
+        answers.push(waiting.await.expect("asking does not panic").unwrap_or_else(|error| panic!("{signal:?}: {error}")));
+    }
+    answers.try_into().expect("as many as were asked")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_the_recovery_is_answered_by_a_service_that_ends_before() {
+    for signal in [Signal::TERM, Signal::USR2] {
+        let mut stage = Stage::set().await;
+        let [report, registered, fetched] = answers_of_a_service_that_is_told(&stage, signal).await;
+        assert_eq!((report.status, fetched.status), (503, 503), "{signal:?}: {report}, {fetched}");
+        let registered = registered.answer().expect("an envelope");
+        assert_eq!((registered.status, registered.code), (200, 609), "{signal:?}: {registered}");
+        assert!(registered.msg.contains("stopping"), "{signal:?}: it waited until it was late: {registered}");
+        stage.database.unlock().expect("ours to unlock");
+        if signal == Signal::TERM {
+            assert_eq!(stage.supervised.ended().await.code(), Some(0), "{}", stage.supervised.log());
+        } else {
+            stage.supervised.next_worker().await;
+            let question = exchange::ask(stage.supervised.api(), get(&stage.question())).await;
+            assert_eq!(question.code, 601, "the client goes on where it was: {question}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

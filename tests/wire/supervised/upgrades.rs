@@ -145,3 +145,37 @@ async fn a_program_that_cannot_serve_changes_nothing() {
     assert_eq!(program_of(supervised.worker()), inode(&supervised.program()));
     callers.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_that_hangs_is_given_up() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut supervised = Supervised::start().await;
+    let old = program_of(supervised.supervisor());
+    let text = "#!/bin/sh\n[ \"$1\" = --version ] && echo supernode 9.9.9 && exit\nexec sleep 1000\n";
+    supervised.replace_program(&script(directory.path(), "hangs", text));
+    supervised.signal(Signal::USR2);
+    supervised.next_worker().await;
+    assert_eq!((program_of(supervised.worker()), program_of(supervised.supervisor())), (old, old), "the old program goes on");
+    assert_eq!(exchange::ask(supervised.api(), get("/ready")).await.status, 200);
+    let log = supervised.log();
+    assert!(log.contains("the old one goes on why=\"it hung, and was killed\""), "{log}");
+    assert!(!log.contains("the service died"), "nothing of the old program died: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_that_recovers_for_long_is_waited_for() {
+    let mut supervised = Supervised::start().await;
+    let old = program_of(supervised.supervisor());
+    let database = std::fs::File::open(supervised.home().join("db/db")).expect("sled's file");
+    let waiting = database.try_clone().expect("a second handle");
+    // The old worker lets go of it, and the new one must wait.
+    let locked = tokio::task::spawn_blocking(move || waiting.lock());
+    supervised.replace_program(Path::new(binary()));
+    supervised.signal(Signal::USR2);
+    locked.await.expect("locking does not panic").expect("the lock of an old worker");
+    // Longer than a program may be silent.
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    database.unlock().expect("ours to unlock");
+    supervised.next_worker().await;
+    assert_ne!(program_of(supervised.worker()), old, "the new program was given up: {}", supervised.log());
+}
