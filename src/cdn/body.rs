@@ -75,7 +75,8 @@ impl<'a> Body<'a> {
             let rate_min = limits.source_rate_min.in_demand(self.places.are_short());
             match self.pace.chunk(self.answer, rate_min).await? {
                 Some(chunk) => {
-                    self.flow.throttle.take(chunk.len() as u64, &mut self.taken, limits.task_rate_bytes_per_s).await;
+                    let task_rate = || self.flow.limits().task_rate_bytes_per_s;
+                    self.flow.throttle.take(chunk.len() as u64, &mut self.taken, task_rate).await;
                     self.rest = chunk;
                 }
                 None => match self.length {

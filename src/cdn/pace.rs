@@ -32,8 +32,9 @@ impl RateMin {
         self
     }
 
-    const fn bytes(self) -> u64 {
-        self.bytes_per_s.saturating_mul(self.window.as_secs())
+    /// Within the window.
+    fn bytes(self) -> u64 {
+        u64::try_from(u128::from(self.bytes_per_s).saturating_mul(self.window.as_millis()) / 1000).unwrap_or(u64::MAX)
     }
 }
 
@@ -67,6 +68,20 @@ impl Pace {
                 }
                 Err(_) => *self = Self::default(),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_need_not_be_of_whole_seconds() {
+        for (bytes_per_s, window_ms, bytes) in [(1000, 1000, 1000), (1000, 1999, 1999), (1, 999, 0), (u64::MAX, 60_000, u64::MAX)]
+        {
+            let min = RateMin { bytes_per_s, window: Duration::from_millis(window_ms) };
+            assert_eq!(min.bytes(), bytes, "{min:?}");
         }
     }
 }

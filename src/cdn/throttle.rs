@@ -15,8 +15,8 @@ const BURST: Duration = Duration::from_millis(100);
 /// source, up to 400 KiB of a fast one.
 const TURN_MAX_BYTES: u64 = 64 * 1024;
 
-/// The longest wait for a turn within one's own rate: one that is lower than a turn in this time may be raised meanwhile.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// What one download may take at once of its own rate, as time at that: a low one may be raised at any time.
+const OWN_TURN: Duration = Duration::from_secs(1);
 
 /// What was taken at a rate.
 #[derive(Debug)]
@@ -35,12 +35,6 @@ impl Account {
         let cost = Duration::from_secs_f64(bytes as f64 / rate_bytes_per_s as f64);
         let now = Instant::now();
         self.paid_until = self.paid_until.max(now.checked_sub(BURST).unwrap_or(now)) + cost;
-        self.paid_until
-    }
-
-    /// Waits no longer than this for what was taken last.
-    fn forgive_beyond(&mut self, due: Instant, wait: Duration) -> Instant {
-        self.paid_until = due.min(Instant::now() + wait);
         self.paid_until
     }
 }
@@ -63,16 +57,18 @@ impl Throttle {
         self.rate_bytes_per_s.store(rate_bytes_per_s, Ordering::Relaxed);
     }
 
-    /// Returns when so many more bytes are within the rate, and within that of the one who takes them (0 for no limit).
-    pub async fn take(&self, bytes: u64, own: &mut Account, own_rate_bytes_per_s: u64) {
+    /// Returns when so many more bytes are within the rate, and within that of the one who takes them (0 for no limit),
+    /// which may change meanwhile.
+    pub async fn take(&self, bytes: u64, own: &mut Account, own_rate_bytes_per_s: impl Fn() -> u64) {
         let mut left = bytes;
         while left > 0 {
-            let part = left.min(TURN_MAX_BYTES);
+            let own_rate = own_rate_bytes_per_s();
+            let part = left.min(turn_bytes(own_rate));
             left -= part;
             // Its own limit first: who waits for that must not be counted among those who take turns.
-            if own_rate_bytes_per_s > 0 {
-                let due = own.take(part, own_rate_bytes_per_s);
-                tokio::time::sleep_until(own.forgive_beyond(due, WAIT_MAX)).await;
+            if own_rate > 0 {
+                let due = own.take(part, own_rate);
+                tokio::time::sleep_until(due).await;
             }
             let rate = self.rate_bytes_per_s.load(Ordering::Relaxed);
             if rate > 0 {
@@ -81,6 +77,12 @@ impl Throttle {
             }
         }
     }
+}
+
+/// What one download takes in one turn, within a rate of its own (0 for none).
+fn turn_bytes(own_rate_bytes_per_s: u64) -> u64 {
+    let own_turn = own_rate_bytes_per_s.saturating_mul(OWN_TURN.as_secs());
+    if own_turn == 0 { TURN_MAX_BYTES } else { own_turn.min(TURN_MAX_BYTES) }
 }
 
 #[cfg(test)]
@@ -99,7 +101,7 @@ mod tests {
     async fn take_sized(throttle: Arc<Throttle>, chunks: u64, chunk_bytes: u64, own_rate: u64) -> Duration {
         let (began, mut own) = (Instant::now(), Account::new());
         for _ in 0..chunks {
-            throttle.take(chunk_bytes, &mut own, own_rate).await;
+            throttle.take(chunk_bytes, &mut own, || own_rate).await;
         }
         began.elapsed()
     }
@@ -139,6 +141,22 @@ mod tests {
         let (own, other) = tokio::join!(own, take(throttle.clone(), 30));
         assert!(own > Duration::from_millis(4800), "{own:?}");
         assert!(other < Duration::from_millis(5200), "six of ten are left to the other, it took {other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_of_its_own_is_kept_however_low_it_is_and_holds_until_it_is_raised() {
+        let throttle = Throttle::new(10 * CHUNK);
+        let took = take_sized(Arc::new(Throttle::new(10 * CHUNK)), 3, CHUNK, 100).await;
+        assert!(took > Duration::from_secs(1960) && took < Duration::from_secs(1970), "{took:?}");
+        let rate = AtomicU64::new(1);
+        let (began, mut own) = (Instant::now(), Account::new());
+        let raised = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            rate.store(CHUNK, Ordering::Relaxed);
+        };
+        tokio::join!(throttle.take(2 * CHUNK, &mut own, || rate.load(Ordering::Relaxed)), raised);
+        let took = began.elapsed();
+        assert!(took > Duration::from_secs(61) && took < Duration::from_secs(64), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]

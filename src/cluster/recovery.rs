@@ -14,7 +14,8 @@ use super::cell::{Cell, Probe};
 use super::revalidation::Validated;
 use super::{Cluster, StartError, pieces_on_disk};
 use crate::domain::{
-    CdnPattern, Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceSet, SourceState, TaskId, TaskStatus,
+    CdnPattern, Change, Client, ClientId, ClientVersion, Endpoint, PieceDigest, PieceNumber, PieceSet, SourceState, TaskId,
+    TaskStatus,
 };
 use crate::pieces::{PieceBytes, PieceFileError};
 use crate::store::TaskRows;
@@ -119,8 +120,11 @@ impl Cluster {
         let mut progress: HashMap<ClientId, (PieceSet, PieceSet)> =
             progress.into_iter().map(|(client, progress)| (client, (progress.held, progress.servable))).collect();
         let is_kept = status.pattern == CdnPattern::Local;
-        let (length, idle) = if is_kept { self.on_disk(&spec.id, &status) } else { (0, Duration::ZERO) };
-        let on_disk = |piece, digest: &PieceDigest| status.piece_size.slot_start(piece) + u64::from(digest.slot_len()) <= length;
+        let (length, idle) = if is_kept { self.on_disk(&spec.id, &status) } else { (Some(0), Duration::ZERO) };
+        let on_disk = |piece, digest: &PieceDigest| {
+            let end = status.piece_size.slot_start(piece) + u64::from(digest.slot_len());
+            length.is_none_or(|length| end <= length)
+        };
         let recorded = pieces.iter().filter(|(_, _, stored)| *stored).count();
         let piece_of = |(piece, digest, stored)| StoredPiece { piece, digest, stored: stored && on_disk(piece, &digest) };
         let pieces: Vec<StoredPiece> = pieces.into_iter().map(piece_of).collect();
@@ -128,6 +132,10 @@ impl Cluster {
         let missing = recorded - pieces.iter().filter(|piece| piece.stored).count();
         if missing > 0 {
             tracing::warn!(task = %spec.id, missing, recorded, "recorded pieces are not on disk and will be fetched again");
+        }
+        if let Some(length) = length {
+            let end = pieces.iter().filter(|piece| piece.stored).map(|piece| piece.piece.0 + 1).max();
+            self.trim(&spec.id, &status, length, end.unwrap_or(0));
         }
         // Nobody knows what such a piece must be: the download goes on, and finds out.
         if let SourceState::Success { .. } = status.state
@@ -160,23 +168,33 @@ impl Cluster {
         cell
     }
 
+    /// Cuts off what the process before this one wrote of pieces that it did not come to record: nothing counts it.
+    fn trim(&self, task: &TaskId, status: &TaskStatus, length: u64, pieces: u32) {
+        if length <= status.piece_size.slot_start(PieceNumber(pieces)) {
+            return;
+        }
+        if let Err(error) = self.repository.trim(task, status.generation, status.piece_size, pieces) {
+            tracing::warn!(%task, error = &error as &dyn std::error::Error, "what is left of a download stays behind");
+        }
+    }
+
     /// How far the piece file reaches, and for how long nobody has used it. One that cannot be looked at is taken for what
     /// the database says of it: it is not gone, and whoever reads it will be told why that fails.
-    fn on_disk(&self, task: &TaskId, status: &TaskStatus) -> (u64, Duration) {
+    fn on_disk(&self, task: &TaskId, status: &TaskStatus) -> (Option<u64>, Duration) {
         let look = || {
             let Some(bytes) = pieces_on_disk::open(&self.store, &self.repository, task, status)? else {
-                return Ok::<_, PieceFileError>((0, Duration::ZERO));
+                return Ok::<_, PieceFileError>((Some(0), Duration::ZERO));
             };
             let idle = match &bytes {
                 PieceBytes::File(file) => file.used()?.elapsed().unwrap_or_default(),
                 // Small as it is, it is not worth a note in the database whenever it is used.
                 PieceBytes::Row { .. } => Duration::ZERO,
             };
-            Ok((bytes.length()?, idle))
+            Ok((Some(bytes.length()?), idle))
         };
         look().unwrap_or_else(|error| {
             tracing::error!(%task, error = &error as &dyn std::error::Error, "piece file cannot be looked at and is taken for whole");
-            (u64::MAX, Duration::ZERO)
+            (None, Duration::ZERO)
         })
     }
 }

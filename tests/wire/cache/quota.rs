@@ -1,11 +1,12 @@
 //! What makes room, and what is refused where there is none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{files, is_stored, pull, register};
+use super::{fetch, files, is_stored, pull, register};
 use crate::end_to_end::download;
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
@@ -148,6 +149,34 @@ async fn files_of_unknown_length_count_as_they_come() {
     let failed = eventually("the download fails", failed).await;
     assert!(failed.code == SOURCE_FAIL && failed.msg.contains("repositoryQuota"), "{failed}");
     assert!(stored_bytes(&service) <= 10 * MIB as u64, "it went on: {} bytes", stored_bytes(&service));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_kill_leaves_of_an_unfinished_piece_takes_no_room() {
+    let origin = Origin::start().await;
+    let mut service = Service::start_configured("base: {sourceIdleTimeout: 10m}\n").await;
+    let whole = random_content(6_000_000);
+    // Of the one a piece is whole, of the other none.
+    let stalling = [("one", 5_500_000), ("none", 3_000_000)];
+    for (name, bytes) in stalling {
+        let file = File { ending: Ending::StallsAfter(bytes), ..File::new(whole.clone()) };
+        register(&service, &origin.put(name, file)).await.expect("it is accepted");
+    }
+    let piece = Some(4 * MIB as u64);
+    let written = async || {
+        let recorded = fetch(service.api(), "/api/v1/cache").await["storedBytes"].as_u64();
+        (recorded == piece && stored_bytes(&service) > 7 * MIB as u64).then_some(())
+    };
+    eventually("one piece is recorded, and some of what is none is written", written).await;
+    service.kill9();
+    // Nothing more comes of them.
+    for (name, _) in stalling {
+        origin.put(name, File { delay: Duration::from_secs(600), ..File::new(whole.clone()) });
+    }
+    service.restart().await;
+    let told = fetch(service.api(), "/api/v1/cache").await;
+    assert_eq!((told["storedBytes"].as_u64(), Some(stored_bytes(&service))), (piece, piece), "{told}");
+    assert_eq!(files(&service).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
