@@ -116,12 +116,15 @@ impl SourcePolicy {
     /// Whether this address of a host may be connected to.
     pub fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
         let reached = reached_address(address);
-        let by_network = self.allow.iter().any(|pattern| pattern.matches_address(reached));
-        let denied = self.deny.iter().any(|pattern| pattern.matches_address(reached));
-        let never = !by_network && is_never_by_default(reached);
+        let is_in = |patterns: &[SourcePattern], address| patterns.iter().any(|pattern| pattern.matches_address(address));
+        let by_network = is_in(&self.allow, reached);
+        // A tunnel is allowed by its own address, but leads to nothing that could not be reached without it.
+        let mut led_to = carried_addresses(reached).into_iter().chain([reached]);
+        let is_refused = |address| is_in(&self.deny, address) || (is_never_by_default(address) && !is_in(&self.allow, address));
+        let refused = led_to.any(is_refused);
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         let missed = !self.allow.is_empty() && !by_network && !self.allows_host(&name);
-        if !(denied || never || missed) {
+        if !(refused || missed) {
             return Ok(());
         }
         let same = host.parse() == Ok(address);
@@ -149,6 +152,30 @@ fn reached_address(address: IpAddr) -> IpAddr {
         }
         canonical => canonical,
     }
+}
+
+/// The IPv4 addresses to which tunnels and translators lead from this one, if there are any on the way.
+fn carried_addresses(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(address) = address else { return Vec::new() };
+    let bytes = address.octets();
+    let at = |places: [usize; 4]| Ipv4Addr::from(places.map(|place| bytes[place]));
+    let last = [12, 13, 14, 15];
+    let by_prefix = match address.segments() {
+        // 6to4 (RFC 3056).
+        [0x2002, ..] => vec![at([2, 3, 4, 5])],
+        // Teredo (RFC 4380): a server, and a client with all bits turned over.
+        [0x2001, 0, ..] => vec![at([4, 5, 6, 7]), Ipv4Addr::from_bits(!at(last).to_bits())],
+        // A translator of one's own (RFC 8215). Which of the lengths of RFC 6052 its prefix has, nobody tells.
+        [0x64, 0xff9b, 1, ..] => vec![at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), at(last)],
+        // IPv4-compatible (RFC 4291) and IPv4-translated (RFC 2765).
+        [0, 0, 0, 0, 0 | 0xffff, 0, ..] => vec![at(last)],
+        _ => Vec::new(),
+    };
+    // ISATAP (RFC 5214) has it below any prefix.
+    let is_isatap = matches!(address.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, ..]);
+    let carried = by_prefix.into_iter().chain(is_isatap.then(|| at(last)));
+    // Nothing is at an address that begins with 0: it is padding, or the address is `::` or `::1`.
+    carried.filter(|address| address.octets()[0] != 0).map(IpAddr::from).collect()
 }
 
 /// The network of the addresses that connections to this one's really reach.
@@ -199,6 +226,47 @@ mod tests {
         for address in ["127.0.0.1", "10.0.0.1", "192.0.2.7", "::1", "fd00::1", "2001:db8::1"] {
             assert!(reaches(&default, "innocent.example", address), "{address}");
         }
+    }
+
+    #[test]
+    fn an_address_is_denied_with_the_one_that_it_carries() {
+        let policy = policy(&[], &["10.0.0.0/8", "127.0.0.0/8"]);
+        // Each with 10.1.2.3, with 169.254.169.254, and with 192.0.2.7.
+        for (kind, [denied, metadata, other]) in [
+            ("6to4", ["2002:a01:203::1", "2002:a9fe:a9fe::", "2002:c000:207::1"]),
+            ("Teredo, client", ["2001:0:c000:207::f5fe:fdfc", "2001:0:c000:207::5601:5601", "2001:0:c000:207::3fff:fdf8"]),
+            ("Teredo, server", ["2001:0:a01:203::3fff:fdf8", "2001:0:a9fe:a9fe::3fff:fdf8", "2001:0:c000:207:1:2:3fff:fdf8"]),
+            ("compatible", ["::10.1.2.3", "::169.254.169.254", "::192.0.2.7"]),
+            ("translated", ["::ffff:0:10.1.2.3", "::ffff:0:169.254.169.254", "::ffff:0:192.0.2.7"]),
+            ("ISATAP", ["2001:db8::5efe:10.1.2.3", "fd00::200:5efe:169.254.169.254", "fd00::200:5efe:192.0.2.7"]),
+            (
+                "ISATAP in 6to4",
+                ["2002:c000:207::5efe:10.1.2.3", "2002:a9fe:a9fe::5efe:192.0.2.7", "2002:c000:207::5efe:c000:207"],
+            ),
+            ("NAT64", ["64:ff9b::10.1.2.3", "64:ff9b::169.254.169.254", "64:ff9b::192.0.2.7"]),
+            ("NAT64 of one's own, 96", ["64:ff9b:1::10.1.2.3", "64:ff9b:1:1::169.254.169.254", "64:ff9b:1::192.0.2.7"]),
+            ("NAT64 of one's own, 64", ["64:ff9b:1:0:a:102:300::", "64:ff9b:1:0:a9:fea9:fe00::", "64:ff9b:1:0:c0:2:700::"]),
+            ("NAT64 of one's own, 56", ["64:ff9b:1:a:1:203::", "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:c0:0:207::"]),
+            ("NAT64 of one's own, 48", ["64:ff9b:1:a01:2:300::", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:c000:2:700::"]),
+        ] {
+            assert!(!reaches(&policy, "innocent.example", denied), "{kind}: {denied}");
+            for policy in [&policy, &SourcePolicy::default()] {
+                assert!(!reaches(policy, "innocent.example", metadata), "{kind}: {metadata}");
+                assert!(reaches(policy, "innocent.example", other), "{kind}: {other}");
+            }
+        }
+        for itself in ["::1", "::", "2001:db8::a01:203", "2001:1::", "64:ff9b:2::10.1.2.3", "fd00::5eff:10.1.2.3"] {
+            assert!(reaches(&SourcePolicy::default(), "x", itself), "{itself}");
+        }
+    }
+
+    #[test]
+    fn what_an_address_carries_is_lifted_and_allowed_by_name_alone() {
+        let lifted = policy(&["169.254.0.0/16", "2002::/16"], &[]);
+        assert!(reaches(&lifted, "x", "2002:a9fe:a9fe::1"));
+        assert!(!reaches(&policy(&["2002::/16"], &[]), "x", "2002:a9fe:a9fe::1"), "the metadata were not named");
+        assert!(reaches(&policy(&["2002::/16"], &[]), "x", "2002:a01:203::1"));
+        assert!(!reaches(&policy(&["10.0.0.0/8"], &[]), "x", "2002:a01:203::1"), "a tunnel to it is another way");
     }
 
     #[test]

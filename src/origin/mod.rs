@@ -4,6 +4,7 @@
 //! where the answer proves it.
 //! Must not: retry, wait between requests, or keep bytes. That is `cdn`'s.
 
+mod challenge;
 mod content_range;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -30,8 +31,8 @@ pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
 pub use probe::Probed;
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
-use token::Challenge;
 pub use token::TokenError;
+use token::TokenService;
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -271,12 +272,12 @@ impl Source {
         authenticating: &(dyn Fn(bool) + Send + Sync),
     ) -> Result<Response, OriginError> {
         let response = self.send(spec, url.clone(), headers.clone()).await?;
-        let challenge = Challenge::in_answer(&response, &url).filter(|_| token::may_be_exchanged(spec));
-        let Some(challenge) = challenge else { return Ok(response) };
+        let service = TokenService::in_answer(&response, &url).filter(|_| token::may_be_exchanged(spec));
+        let Some(service) = service else { return Ok(response) };
         // Its connection is not needed meanwhile.
         drop(response);
         authenticating(true);
-        let token = self.token(spec, &challenge).await;
+        let token = self.token(spec, &service).await;
         authenticating(false);
         headers.insert(header::AUTHORIZATION, token.map_err(OriginError::Token)?);
         self.send(spec, url, headers).await

@@ -13,6 +13,7 @@ use reqwest::Response;
 use serde::Deserialize;
 use url::Url;
 
+use super::challenge::{Challenge, challenges};
 use super::{OriginError, Source, parse_url};
 use crate::domain::TaskSpec;
 
@@ -66,10 +67,10 @@ impl TokenError {
 
 impl Source {
     /// A token for this source, which asked for one.
-    pub(super) async fn token(&self, spec: &TaskSpec, challenge: &Challenge) -> Result<HeaderValue, TokenError> {
-        let asking = with_credentials_for(spec, challenge);
+    pub(super) async fn token(&self, spec: &TaskSpec, service: &TokenService) -> Result<HeaderValue, TokenError> {
+        let asking = with_credentials_for(spec, service);
         let asked =
-            tokio::time::timeout(TOKEN_TIMEOUT, self.read_without_token(&asking, &challenge.url, "application/json")).await;
+            tokio::time::timeout(TOKEN_TIMEOUT, self.read_without_token(&asking, service.url.as_str(), "application/json")).await;
         let document = asked.map_err(|_| TokenError::Late)?.map_err(|error| TokenError::NotAsked(Box::new(error)))?;
         let body = document.into_body().map_err(|error| match error {
             OriginError::Status(status) => TokenError::Status(status),
@@ -107,11 +108,10 @@ fn is_of_scheme(value: &str, scheme: &str) -> bool {
 /// The source's password is for its token service, which is how the protocol has it; over plain HTTP only where the source
 /// itself is asked like that, for a challenge must not be able to lower that. Other headers are for its own host and port
 /// alone.
-fn with_credentials_for(spec: &TaskSpec, challenge: &Challenge) -> TaskSpec {
-    let (source, service) = (parse_url(&spec.raw_url).ok(), parse_url(&challenge.url).ok());
-    let scheme = |url: &Option<Url>| url.as_ref().map(|url| url.scheme().to_owned());
-    let is_lowered = scheme(&source).as_deref() == Some("https") && scheme(&service).as_deref() != Some("https");
-    let is_its_own = source.as_ref().map(Url::origin) == service.as_ref().map(Url::origin);
+fn with_credentials_for(spec: &TaskSpec, service: &TokenService) -> TaskSpec {
+    let source = parse_url(&spec.raw_url).ok();
+    let is_lowered = service.url.scheme() != "https" && source.as_ref().is_none_or(|source| source.scheme() == "https");
+    let is_its_own = source.is_some_and(|source| source.origin() == service.url.origin());
     let mut asking = spec.clone();
     asking.headers.retain(|(name, value)| {
         // An old token is no credential.
@@ -123,44 +123,29 @@ fn with_credentials_for(spec: &TaskSpec, challenge: &Challenge) -> TaskSpec {
 
 /// Where a source sends for a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Challenge {
-    /// The token service's URL, query and all.
-    url: String,
+pub struct TokenService {
+    /// With what the source wants it to be told, and without a fragment.
+    url: Url,
 }
 
-impl Challenge {
+impl TokenService {
     /// What an answer asks for, if it is for a token. Whoever a redirect led to is not the one whose credentials these are.
     pub fn in_answer(response: &Response, asked: &Url) -> Option<Self> {
         let is_challenge = response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == asked.origin();
-        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-        challenges.iter().filter(|_| is_challenge).find_map(|value| Self::parse(value.to_str().ok()?))
+        let challenges = is_challenge.then(|| challenges(response.headers())).unwrap_or_default();
+        challenges.iter().find_map(|challenge| Self::named_by(challenge, asked))
     }
 
-    /// Reads `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.
-    fn parse(header: &str) -> Option<Self> {
-        let (scheme, mut rest) = header.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
+    /// Understands `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.
+    fn named_by(challenge: &Challenge, asked: &Url) -> Option<Self> {
+        let realm = challenge.param("realm").filter(|_| challenge.is_of_scheme("bearer"))?;
+        // A realm need not be a service: where it is a mere name, no token can be had.
+        let mut url = if realm.starts_with('/') { asked.join(realm).ok()? } else { parse_url(realm).ok()? };
+        url.set_fragment(None);
+        for (name, value) in challenge.params.iter().filter(|(name, _)| matches!(name.as_str(), "service" | "scope")) {
+            url.query_pairs_mut().append_pair(name, value);
         }
-        let mut realm = None;
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        while let Some((name, after)) = rest.split_once('=') {
-            let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
-            let (value, after) = match after.strip_prefix('"') {
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_once(',').unwrap_or((after, "")),
-            };
-            match name.as_str() {
-                "realm" => realm = Some(value.to_owned()),
-                "service" | "scope" => drop(query.append_pair(&name, value)),
-                _ => {}
-            }
-            rest = after;
-        }
-        let realm = realm?;
-        let joint = if realm.contains('?') { '&' } else { '?' };
-        let query = query.finish();
-        Some(Self { url: if query.is_empty() { realm } else { format!("{realm}{joint}{query}") } })
+        Some(Self { url })
     }
 }
 
@@ -179,17 +164,33 @@ fn token_in(bytes: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn service(url: &str) -> TokenService {
+        TokenService { url: Url::parse(url).expect("a URL") }
+    }
+
     #[test]
     fn a_challenge_says_where_the_token_is() {
-        let parse = |header: &str| Challenge::parse(header).map(|challenge| challenge.url);
-        assert_eq!(
-            parse(r#"Bearer realm="https://auth.h/token",service="registry.h",scope="repository:a/b:pull,push""#).as_deref(),
-            Some("https://auth.h/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush")
-        );
-        assert_eq!(parse(r#"bearer scope=x, realm="http://h/t?a=1""#).as_deref(), Some("http://h/t?a=1&scope=x"));
-        assert_eq!(parse(r#"Bearer realm="http://h/t""#).as_deref(), Some("http://h/t"));
-        for none in ["", "Bearer", "Bearer service=\"x\"", "Basic realm=\"http://h\"", "Bearer realm=\"http://h"] {
-            assert_eq!(parse(none), None, "{none}");
+        let asked = Url::parse("https://r:8443/v2/a/blobs/b?x").expect("a URL");
+        let named = |scheme: &str, params: &[(&str, &str)]| {
+            let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let service = TokenService::named_by(&Challenge { scheme: scheme.to_owned(), params }, &asked);
+            service.map(|service| String::from(service.url))
+        };
+        let (service, scope) = (("service", "registry.h"), ("scope", "repository:a/b:pull,push"));
+        for (realm, expected) in [
+            ("https://auth.h/token", "https://auth.h/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush"),
+            ("http://h/t?a=1#f", "http://h/t?a=1&service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush"),
+            ("/token", "https://r:8443/token?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush"),
+            ("//auth.h", "https://auth.h/?service=registry.h&scope=repository%3Aa%2Fb%3Apull%2Cpush"),
+        ] {
+            let params = [service, ("realm", realm), ("error", "x"), scope];
+            assert_eq!(named("bearer", &params).as_deref(), Some(expected), "{realm}");
+        }
+        assert_eq!(named("Bearer", &[("realm", "http://h/t?")]).as_deref(), Some("http://h/t?"));
+        assert_eq!(named("Basic", &[("realm", "http://h/t")]), None);
+        assert_eq!(named("Bearer", &[service]), None);
+        for name in ["", "files of r", "token", "ftp://h/t", "http:h", "//", "file:///etc/passwd"] {
+            assert_eq!(named("Bearer", &[("realm", name)]), None, "{name:?}");
         }
         assert_eq!(token_in(br#"{"token":"a","access_token":"b"}"#).as_deref(), Some("a"));
         assert_eq!(token_in(br#"{"access_token":"b"}"#).as_deref(), Some("b"));
@@ -206,24 +207,19 @@ mod tests {
     #[test]
     fn a_password_goes_to_the_token_service_and_nothing_else_does_unless_it_is_the_same_host() {
         let headers = [("authorization", "BASIC x"), ("Authorization", "Bearer old"), ("Cookie", "y")];
-        let sent = |source: &str, service: &str| {
-            let challenge = Challenge { url: service.into() };
-            let asking = with_credentials_for(&spec(source, &headers), &challenge);
+        let sent = |source: &str, url: &str| {
+            let asking = with_credentials_for(&spec(source, &headers), &service(url));
             asking.headers.into_iter().map(|(_, value)| value).collect::<Vec<_>>().join(",")
         };
         assert_eq!(sent("https://r/v2/b", "https://r/token"), "BASIC x,y");
         assert_eq!(sent("https://r/v2/b", "https://auth/token"), "BASIC x");
         assert_eq!(sent("http://r/v2/b", "http://auth/token"), "BASIC x");
         assert_eq!(sent("https://r/v2/b", "http://r/token"), "", "a challenge does not lower what protects them");
-        assert_eq!(sent("https://r/v2/b", "no url"), "");
     }
 
     #[test]
     fn another_port_is_another_host() {
-        let sent = |service: &str| {
-            let challenge = Challenge { url: service.into() };
-            with_credentials_for(&spec("https://r/v2/b", &[("Cookie", "y")]), &challenge).headers.len()
-        };
+        let sent = |url: &str| with_credentials_for(&spec("https://r/v2/b", &[("Cookie", "y")]), &service(url)).headers.len();
         assert_eq!(["https://r:443/token", "https://R/token", "https://r:8443/token", "http://r/token"].map(sent), [1, 1, 0, 0]);
     }
 

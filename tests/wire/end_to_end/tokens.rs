@@ -139,7 +139,8 @@ async fn where_there_is_no_token_the_client_is_told_why() {
         ("outside", outside.to_owned(), NOT_REACHABLE, "does not let it fetch"),
         ("redirected", here("t3", redirecting), NOT_REACHABLE, "does not let it fetch"),
         ("nowhere", "http://127.0.0.1:1/token".to_owned(), NOT_REACHABLE, "cannot be asked"),
-        ("no-url", "file:///etc/passwd".to_owned(), NOT_REACHABLE, "not a valid http or https URL"),
+        ("no-url", "file:///etc/passwd".to_owned(), NEED_AUTH, "the source answered 401"),
+        ("no-service", "files of a team".to_owned(), NEED_AUTH, "the source answered 401"),
         ("garbage", here("t4", File::new("<html>")), NEED_AUTH, "gave no token"),
         ("no-token", here("t5", File::new(r#"{"token":7}"#)), NEED_AUTH, "gave no token"),
         ("no-header", here("t6", File::new(r#"{"token":"a\nb"}"#)), NEED_AUTH, "gave no token"),
@@ -162,4 +163,16 @@ async fn where_there_is_no_token_the_client_is_told_why() {
     assert_eq!(refused.code, NEED_AUTH, "{refused}");
     assert!(origin.record("t10").0.is_empty(), "the client's token was overridden");
     assert_eq!(register(&service, &wanted(&url, Some("Bearer right"))).await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_asked_for_whatever_else_the_source_would_take() {
+    let (origin, service, content) = (Origin::start().await, Service::start().await, random_content(1000));
+    origin.put("token", token_answer("one-of-several"));
+    let challenge = r#"Negotiate TlRMTVNTUAAC==, Basic realm="files, Bearer realm=x", bearer	Scope = "a \"b\"" ,realm="/token""#;
+    let file = File { challenge: Some(challenge.into()), ..guarded(&content, "one-of-several", "") };
+    let url = origin.put("file", file);
+    let downloaded = download_wanted(&service, &Wanted::url(&url)).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    assert!(!origin.record("file").0.is_empty() && !origin.record("token").0.is_empty(), "the client went by itself");
 }
