@@ -218,7 +218,7 @@ impl Worker {
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
     pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let visit = self.places.visit(&spec.raw_url);
+        let visit = self.places.visit(spec);
         let mut start = start;
         let bytes = start.bytes.take();
         let mut download = Download::new(start);
@@ -248,7 +248,7 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, FetchError> {
-        self.places.visit(&spec.raw_url).ask(self.source.revalidate(spec, validators, length)).await
+        self.places.visit(spec).ask(self.source.revalidate(spec, validators, length)).await
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.

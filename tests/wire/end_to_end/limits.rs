@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::download;
+use super::{download, places};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, get};
@@ -125,16 +125,34 @@ async fn a_slow_host_leaves_places_to_others_and_more_can_be_given_under_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_whose_turn_is_long_in_coming_is_not_kept_waiting_but_asked_again() {
     let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
-    let service = Service::start_configured("base:\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
+    let service = Service::start_configured("base:\n  debug: true\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
     fetch_endless(&service, &origin, &content, 1).await;
     let waiting = origin.put("waiting", of_unknown_length(&content));
-    register(&service, &waiting).await;
+    let task = register(&service, &waiting).await;
+    let line = format!("waiting for a place to fetch task={task}");
+    eventually("the log names it", async || service.log().contains(&line).then_some(())).await;
+    eventually("it waits", async || (places(&service, "bodies", "waiting").await == 1).then_some(())).await;
+    for (of, count, expected) in [
+        ("bodies", "held", 1),
+        ("bodies", "max", 32),
+        ("large_bodies", "held", 1),
+        ("large_bodies", "max", 24),
+        ("bodies_of_one_host", "max", 2),
+        ("answered", "max", 256),
+        ("asks", "held", 0),
+        ("asks", "waiting", 0),
+        ("asks", "max", 256),
+    ] {
+        assert_eq!(places(&service, of, count).await, expected, "{of}, {count}");
+    }
     // Longer than sources are kept waiting.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(origin.record("waiting").0.len(), 1, "it is asked when it is its turn, and no sooner");
     service.reconfigure("base:\n  downloadsPerHostMax: 20\n  sourceMinRate: 0\n");
     check_arrives(&service, &waiting, &content).await;
     assert_eq!(origin.record("waiting").0.len(), 2, "its first answer may have been given up by then");
+    assert_eq!(places(&service, "bodies", "waiting").await, 0);
+    assert_eq!(places(&service, "bodies_of_one_host", "max").await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ mod tokens;
 use std::sync::Arc;
 
 use crate::harness::client::{Client, Downloaded, Release, Wanted};
+use crate::harness::exchange::{call, get};
 use crate::harness::service::Service;
 
 /// Lets a new client download a URL, which must go well.
@@ -31,4 +32,13 @@ pub async fn download(service: &Service, url: &str) -> Downloaded {
 pub async fn download_wanted(service: &Service, wanted: &Wanted) -> Downloaded {
     let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
     client.download(service.api(), wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", client.cid()))
+}
+
+/// What the metrics tell of places: how many are held, waited for, or there at most.
+async fn places(service: &Service, of: &str, count: &str) -> usize {
+    let response = call(service.api(), get("/metrics")).await.unwrap_or_else(|error| panic!("{error}"));
+    let text = String::from_utf8_lossy(&response.body);
+    let name = format!("dragonfly_supernode_source_places{{count=\"{count}\",of=\"{of}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
 }

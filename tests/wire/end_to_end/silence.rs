@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::download;
+use super::{download, places};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
-use crate::harness::exchange::{call, get};
 use crate::harness::origin::scripted::{Act, Scripted};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
@@ -50,15 +49,6 @@ impl Silence {
     fn requests(&self) -> usize {
         self.hosts.iter().map(|host| host.sent().requests).sum()
     }
-}
-
-/// A gauge of places.
-async fn places(service: &Service, of: &str, count: &str) -> usize {
-    let response = call(service.api(), get("/metrics")).await.unwrap_or_else(|error| panic!("{error}"));
-    let text = String::from_utf8_lossy(&response.body);
-    let name = format!("dragonfly_supernode_source_places{{count=\"{count}\",of=\"{of}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
