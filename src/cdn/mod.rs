@@ -180,7 +180,8 @@ impl Worker {
                 return if held.is_some() { Err(OriginError::Changed.into()) } else { Ok(None) };
             };
             let known = download.learn(&answer, ledger).await?;
-            let size = Size::of(known.length.map(|length| length.saturating_sub(answer.start)));
+            let length = known.length.or(download.told_length);
+            let size = Size::of(length.map(|length| length.saturating_sub(answer.start)));
             // Asked again, it may send more than it said at first.
             let fitting = held.take().filter(|(_, held_for)| *held_for >= size).map(|(place, _)| place);
             if let Some(place) = fitting.or_else(|| visit.try_body(size)) {
