@@ -21,7 +21,7 @@ impl Worker {
         mut lost: Vec<(PieceNumber, PieceDigest)>,
         ledger: &impl Ledger,
     ) -> Result<(), FetchError> {
-        let visit = self.places.visit(&spec.raw_url);
+        let visit = self.places.visit(spec);
         let mut attempts = 0;
         while !lost.is_empty() {
             let lost_before = lost.len();
@@ -31,6 +31,7 @@ impl Worker {
             };
             attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
             let Some(wait) = Patience::LATER.wait(&error, attempts) else { return Err(error) };
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, lost = lost.len(), wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again for lost pieces");
             tokio::time::sleep(wait).await;
         }
         Ok(())

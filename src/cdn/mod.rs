@@ -11,7 +11,9 @@ mod body;
 mod cutter;
 mod document;
 mod download;
+mod error;
 mod host;
+mod ledger;
 mod limits;
 mod mend;
 mod pace;
@@ -26,10 +28,12 @@ use std::time::Duration;
 
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{self, Answer, Freshness, OriginError, Part, Source, TokenError};
-use crate::pieces::{PieceBytes, PieceFileError, Repository, Slot};
+use crate::origin::{Answer, Freshness, OriginError, Part, Source};
+use crate::pieces::{PieceBytes, PieceFileError, Repository};
 use body::Body;
 use download::{Download, check_md5};
+pub use error::FetchError;
+pub use ledger::{Ledger, LedgerError};
 use limits::Flow;
 pub use limits::Limits;
 pub use pace::RateMin;
@@ -71,124 +75,11 @@ impl Known {
     }
 }
 
-/// Keeps what the worker finds out. Every method that waits returns once it is durable.
-pub trait Ledger: Send + Sync {
-    /// The source wants a token, and one is asked for; or that has ended. Nothing of it is kept.
-    fn authenticating(&self, under_way: bool);
-    /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
-    fn answered(
-        &self,
-        length: Option<u64>,
-        validators: Validators,
-    ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
-    /// So many more bytes of a piece are about to be written.
-    fn storing(&self, bytes: usize) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// What was about to be written is stored by now, or will not be.
-    fn settled(&self);
-    /// A piece is on disk and synced.
-    fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// The only piece of a source that is too small for a file: the ledger keeps it.
-    fn stored_small(&self, slot: Slot) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// A piece that was stored is not as it was.
-    fn lost(&self, piece: PieceNumber) -> impl Future<Output = Result<(), LedgerError>> + Send;
-}
-
-/// Why the ledger does not keep what it is told.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-pub enum LedgerError {
-    #[error("the service is stopping")]
-    Stopping,
-    #[error("a piece differs from what clients were told of it")]
-    Contradiction,
-    #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
-    NoRoom { needed: u64, quota: u64, in_use: u64 },
-    #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
-    TooManyPieces { held: u64, more: u32 },
-}
-
 /// All of the source is here.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetched {
     pub md5: Md5Digest,
     pub length: u64,
-}
-
-/// Why a download ended without all of the source.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    #[error(transparent)]
-    Origin(#[from] OriginError),
-    #[error("clients fetch this file from its source part by part (cdnPattern is source), and that cannot be done")]
-    Unfit(#[source] OriginError),
-    #[error("the source's length does not fit: {0} bytes")]
-    TooLong(u64),
-    #[error("the source sent {sent} bytes and had announced {announced}")]
-    Length { sent: u64, announced: u64 },
-    #[error(
-        "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than {}: {min_bytes_per_s} bytes a second",
-        if *.min_bytes_per_s == pace::IN_DEMAND_BYTES_PER_S { "while others wait for its place" } else { "sourceMinRate" }
-    )]
-    Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
-    #[error("the source was silent for {silent_s} s while others waited to be asked")]
-    GaveWay { silent_s: u64 },
-    #[error("the content's md5 is {found}, expected {expected}")]
-    Md5 { found: Md5Digest, expected: String },
-    #[error(transparent)]
-    Disk(#[from] PieceFileError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-impl FetchError {
-    /// Whether the disk had no room for it.
-    pub fn is_want_of_room(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Disk(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded))
-    }
-
-    /// How long the source wants to be left alone, if it said so.
-    pub const fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Origin(OriginError::Busy { retry_after, .. } | OriginError::Token(TokenError::Busy { retry_after, .. })) => {
-                Some(*retry_after)
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether asking again may help.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
-            Self::Origin(OriginError::Token(error)) => error.is_passing(),
-            Self::Origin(
-                OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Part { .. } | OriginError::Busy { .. },
-            )
-            | Self::Length { .. }
-            | Self::Slow { .. }
-            | Self::GaveWay { .. } => true,
-            Self::Origin(
-                OriginError::Url
-                | OriginError::Forbidden(_)
-                | OriginError::HeadersLeftOut
-                | OriginError::Certificates(_)
-                | OriginError::HeadTooLarge
-                | OriginError::NoCertificate
-                | OriginError::Coded
-                | OriginError::RangeIgnored
-                | OriginError::LengthUnknown
-                | OriginError::IsPart
-                | OriginError::Changed
-                | OriginError::TooLarge
-                | OriginError::AtEnd,
-            )
-            | Self::Unfit(_)
-            | Self::TooLong(_)
-            | Self::Md5 { .. }
-            | Self::Disk(_)
-            | Self::Ledger(_) => false,
-        }
-    }
 }
 
 /// Fetches sources into the repository.
@@ -216,7 +107,7 @@ impl Worker {
 
     /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
     pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
-        let visit = self.places.visit(&spec.raw_url);
+        let visit = self.places.visit(spec);
         let mut start = start;
         let bytes = start.bytes.take();
         let mut download = Download::new(start);
@@ -246,7 +137,7 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, FetchError> {
-        self.places.visit(&spec.raw_url).ask(self.source.revalidate(spec, validators, length)).await
+        self.places.visit(spec).ask(self.source.revalidate(spec, validators, length)).await
     }
 
     /// Asks for what is missing; `None` where the source has nothing after what is stored.
@@ -287,7 +178,8 @@ impl Worker {
                 return if held.is_some() { Err(OriginError::Changed.into()) } else { Ok(None) };
             };
             let known = download.learn(&answer, ledger).await?;
-            let size = Size::of(known.length.map(|length| length.saturating_sub(answer.start)));
+            let length = known.length.or(download.told_length);
+            let size = Size::of(length.map(|length| length.saturating_sub(answer.start)));
             // Asked again, it may send more than it said at first.
             let fitting = held.take().filter(|(_, held_for)| *held_for >= size).map(|(place, _)| place);
             if let Some(place) = fitting.or_else(|| visit.try_body(size)) {

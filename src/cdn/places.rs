@@ -19,6 +19,7 @@ use super::asks::Asks;
 use super::host::HostKey;
 use super::usage::{PlacesNow, Usage, Waiting};
 use super::{FetchError, LedgerError};
+use crate::domain::{TaskId, TaskSpec};
 
 /// Answered sources that are kept waiting a moment for somebody to take their bodies, each with a connection. More are asked
 /// again when it is their turn.
@@ -208,15 +209,15 @@ impl Places {
         }
     }
 
-    /// Comes to take places for what is at this URL.
-    pub fn visit(&self, url: &str) -> Visit<'_> {
-        let key = HostKey::of(url);
+    /// Comes to take places for a task's source.
+    pub fn visit(&self, spec: &TaskSpec) -> Visit<'_> {
+        let key = HostKey::of(&spec.raw_url);
         let mut hosts = self.hosts.lock();
         let bodies_max = hosts.bodies_max;
         let new = || Host { scope: Arc::new(Scope::new(WAITING_PER_HOST_MAX, bodies_max)), visits: 0 };
         let host = hosts.known.entry(key).or_insert_with(new);
         host.visits += 1;
-        Visit { places: self, key, host: host.scope.clone() }
+        Visit { places: self, task: spec.id, key, host: host.scope.clone() }
     }
 }
 
@@ -224,6 +225,7 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Visit<'a> {
     places: &'a Places,
+    task: TaskId,
     key: HostKey,
     host: Arc<Scope>,
 }
@@ -244,6 +246,9 @@ impl Visit<'_> {
     where
         FetchError: From<E>,
     {
+        if self.places.asks.is_full_for(self.key) {
+            tracing::debug!(task = %self.task, "waiting for a place to ask");
+        }
         let answered = self.places.asks.ask(self.key, asking).await;
         Ok(answered.map_err(|gave_way| FetchError::GaveWay { silent_s: gave_way.after.as_secs() })??)
     }
@@ -259,7 +264,7 @@ impl Visit<'_> {
         let (host_is_full, all_are_full) = (is_full(&self.host), is_full(&self.places.all));
         let _waiting = (host_is_full || all_are_full).then(|| Waiting::count(&self.places.waiting));
         if host_is_full || all_are_full {
-            tracing::debug!(?size, host_is_full, all_are_full, "waiting for a place to fetch");
+            tracing::debug!(task = %self.task, ?size, host_is_full, all_are_full, "waiting for a place to fetch");
         }
         take(self.scopes().into_iter().flat_map(|scope| scope.bodies_for(size))).await
     }
@@ -311,6 +316,10 @@ mod tests {
         Places::new(BodiesMax { all, per_host })
     }
 
+    fn visit_of<'a>(places: &'a Places, url: &str) -> Visit<'a> {
+        places.visit(&TaskSpec::of_url(url))
+    }
+
     /// As many places as there are.
     fn take_all(visit: &Visit<'_>, size: Size) -> Vec<Taken> {
         std::iter::from_fn(|| visit.try_body(size)).collect()
@@ -319,21 +328,21 @@ mod tests {
     #[test]
     fn one_host_cannot_hold_all_places_and_large_files_cannot_hold_all_of_a_host() {
         let places = places(32, 16);
-        let (slow, other) = (places.visit("http://slow/a"), places.visit("http://other/a"));
+        let (slow, other) = (visit_of(&places, "http://slow/a"), visit_of(&places, "http://other/a"));
         let large = take_all(&slow, LARGE);
         assert_eq!(large.len(), 12);
-        assert_eq!(take_all(&places.visit("http://SLOW:80/b"), LARGE).len(), 0, "it is the same host");
+        assert_eq!(take_all(&visit_of(&places, "http://SLOW:80/b"), LARGE).len(), 0, "it is the same host");
         let small = take_all(&slow, SMALL);
         assert_eq!((small.len(), take_all(&other, LARGE).len()), (4, 12), "which are all of the host, and those of another");
         for different in ["https://slow/a", "http://slow:81/a"] {
-            assert_eq!(take_all(&places.visit(different), LARGE).len(), 12, "{different}");
+            assert_eq!(take_all(&visit_of(&places, different), LARGE).len(), 12, "{different}");
         }
     }
 
     #[test]
     fn large_files_of_many_hosts_leave_places_to_small_ones() {
         let places = places(8, 100);
-        let hosts: Vec<Visit<'_>> = (0..8).map(|number| places.visit(&format!("http://h{number}/"))).collect();
+        let hosts: Vec<Visit<'_>> = (0..8).map(|number| visit_of(&places, &format!("http://h{number}/"))).collect();
         let large: Vec<Taken> = hosts.iter().flat_map(|host| take_all(host, LARGE)).collect();
         assert_eq!(large.len(), 6);
         assert_eq!(take_all(&hosts[3], SMALL).len(), 2);
@@ -350,7 +359,7 @@ mod tests {
     #[test]
     fn a_lower_limit_ends_nothing_and_grants_nothing_and_a_higher_one_lets_in_who_waits() {
         let places = places(4, 4);
-        let visit = places.visit("http://h/");
+        let visit = visit_of(&places, "http://h/");
         let mut taken = take_all(&visit, SMALL);
         assert_eq!(taken.len(), 4);
         places.set_max(BodiesMax { all: 2, per_host: 4 });
@@ -369,7 +378,7 @@ mod tests {
         places.set_max(BodiesMax { all: 4, per_host: 1 });
         drop(held);
         assert_eq!(take_all(&visit, SMALL).len(), 1, "of a host");
-        assert_eq!(take_all(&places.visit("http://other/"), SMALL).len(), 1);
+        assert_eq!(take_all(&visit_of(&places, "http://other/"), SMALL).len(), 1);
         places.set_max(BodiesMax { all: 4, per_host: 4 });
         assert_eq!(take_all(&visit, SMALL).len(), 4);
     }
@@ -377,8 +386,8 @@ mod tests {
     #[test]
     fn hosts_are_known_for_as_long_as_something_is_fetched_of_them() {
         let places = places(4, 4);
-        let first = places.visit("http://h/a");
-        let second = places.visit("http://h/b");
+        let first = visit_of(&places, "http://h/a");
+        let second = visit_of(&places, "http://h/b");
         drop(first);
         assert_eq!(places.hosts.lock().known.len(), 1);
         drop(second);
@@ -394,7 +403,7 @@ mod tests {
             for _ in 0..VISITORS {
                 scope.spawn(|| {
                     for round in 0..20_000 {
-                        let visit = places.visit(&format!("http://h{round}/"));
+                        let visit = visit_of(&places, &format!("http://h{round}/"));
                         together.wait();
                         drop(visit);
                     }
@@ -407,7 +416,7 @@ mod tests {
     #[test]
     fn whoever_gives_up_waiting_keeps_nothing() {
         let places = places(2, 2);
-        let visit = places.visit("http://h/");
+        let visit = visit_of(&places, "http://h/");
         let taken = take_all(&visit, SMALL);
         let mut waiting = Box::pin(visit.body(SMALL));
         assert!(waiting.as_mut().now_or_never().is_none());

@@ -16,13 +16,14 @@ fn unfit(error: OriginError) -> FetchError {
 impl Worker {
     /// Asks what the source has and whether it sends parts of that; again where it failed in a way that may pass.
     pub async fn probe(&self, spec: &TaskSpec) -> Result<Probed, FetchError> {
-        let visit = self.places.visit(&spec.raw_url);
+        let visit = self.places.visit(spec);
         let mut attempts = 0;
         loop {
             let asked = visit.ask(async { self.source.probe(spec).await.map_err(unfit) }).await;
             let Err(error) = asked else { return asked };
             attempts += 1;
             let Some(wait) = Patience::FIRST.wait(&error, attempts) else { return Err(error) };
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
             tokio::time::sleep(wait).await;
         }
     }
@@ -34,6 +35,6 @@ impl Worker {
         validators: &Validators,
         length: Option<u64>,
     ) -> Result<Freshness, FetchError> {
-        self.places.visit(&spec.raw_url).ask(self.source.probe_again(spec, validators, length)).await
+        self.places.visit(spec).ask(self.source.probe_again(spec, validators, length)).await
     }
 }

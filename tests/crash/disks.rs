@@ -149,6 +149,7 @@ async fn a_piece_that_cannot_be_written_fails_its_task_alone_and_until_there_is_
         assert!(!told.msg.contains(scene.stage.home().to_str().expect("UTF-8")), "{error:?}: {told}");
         assert!(scene.stage.faults.failed() > 0, "{error:?}: nothing failed");
         let sentence = "what the source sends cannot be kept";
+        eventually("the log tells why", async || scene.stage.said().contains(sentence).then_some(())).await;
         assert_eq!(scene.stage.said().matches(sentence).count(), 1, "{error:?}: told more or less than once");
         let (status, _) = piece_of(scene.addresses.download, &task, 0).await;
         assert!([404, 416].contains(&status), "{error:?}: a piece that is not on disk is served with {status}");
@@ -255,7 +256,9 @@ async fn a_snapshot_that_cannot_be_written_leaves_nothing_and_troubles_nobody() 
         scene.stage.faults.heal();
         let left = std::fs::read_dir(&snapshots).map_or(0, Iterator::count);
         assert_eq!(left, 0, "{error:?}: something is left of it");
-        assert!(scene.stage.said().matches("snapshot could not be taken").count() == failures, "{}", scene.stage.said());
+        let told = || scene.stage.said().matches("snapshot could not be taken").count();
+        eventually("it is told", async || (told() >= failures).then_some(())).await;
+        assert_eq!(told(), failures, "{}", scene.stage.said());
         let metrics = exchange::call(scene.addresses.api, get("/metrics")).await.expect("answered").body;
         let metrics = String::from_utf8_lossy(&metrics).into_owned();
         let counted = format!("dragonfly_supernode_snapshots_failed_total {failures}");

@@ -7,6 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::harness::dump::output;
+use crate::harness::eventually;
 use crate::harness::service::{Service, command, serve_command};
 
 /// A supernode.yml of 1.0.x with every key.
@@ -48,11 +49,11 @@ async fn a_service_starts_with_a_file_of_the_go_supernode_and_logs_where_that_sa
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let path = directory.path().join("logs/supernode.log");
     let service = Service::start_configured(&GO_FILE.replace("/var/log/supernode.log", &path.display().to_string())).await;
-    let log = std::fs::read_to_string(&path).expect("the log is where the file says");
     for part in
         ["serving", "plugins is unknown and ignored", "have no effect here: schedulerCorePoolSize, enableProfiler", " DEBUG "]
     {
-        assert!(log.contains(part), "{part:?} is not in the log:\n{log}");
+        let log = || std::fs::read_to_string(&path).unwrap_or_default();
+        eventually(&format!("the log has {part:?}"), async || log().contains(part).then_some(())).await;
     }
     assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
     assert_eq!(service.log(), "", "standard error is silent where there is a log file");

@@ -91,9 +91,9 @@ impl Patient {
         let said_before = self.service.log().len();
         self.service.restart().await;
         let dump = self.service.dump().await;
-        let said = self.service.log()[said_before..].to_owned();
+        // The log is written whole by then.
         assert!(self.service.terminate().await.success(), "an orderly stop");
-        (dump, said)
+        (dump, self.service.log()[said_before..].to_owned())
     }
 }
 

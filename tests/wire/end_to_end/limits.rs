@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::download;
+use super::{download, places};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, get};
-use crate::harness::origin::{File, Origin};
+use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::Service;
 
@@ -69,7 +69,8 @@ async fn a_slow_source_holds_its_place_only_until_others_want_it() {
     assert_eq!(origin.record("slow").0.len(), 1, "{}", service.log());
     let downloaded = download(&service, &origin.put("whole", File::new(content.clone()))).await;
     assert!(downloaded.content == content, "the file arrived with other bytes");
-    assert!(service.log().contains("while others wait for its place"), "{}", service.log());
+    let sentence = "while others wait for its place";
+    eventually("the log tells why", async || service.log().contains(sentence).then_some(())).await;
     eventually("it is asked for the rest", async || (origin.record("slow").0.len() > 1).then_some(())).await;
 }
 
@@ -125,16 +126,34 @@ async fn a_slow_host_leaves_places_to_others_and_more_can_be_given_under_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_whose_turn_is_long_in_coming_is_not_kept_waiting_but_asked_again() {
     let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
-    let service = Service::start_configured("base:\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
+    let service = Service::start_configured("base:\n  debug: true\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
     fetch_endless(&service, &origin, &content, 1).await;
     let waiting = origin.put("waiting", of_unknown_length(&content));
-    register(&service, &waiting).await;
+    let task = register(&service, &waiting).await;
+    let line = format!("waiting for a place to fetch task={task}");
+    eventually("the log names it", async || service.log().contains(&line).then_some(())).await;
+    eventually("it waits", async || (places(&service, "bodies", "waiting").await == 1).then_some(())).await;
+    for (of, count, expected) in [
+        ("bodies", "held", 1),
+        ("bodies", "max", 32),
+        ("large_bodies", "held", 1),
+        ("large_bodies", "max", 24),
+        ("bodies_of_one_host", "max", 2),
+        ("answered", "max", 256),
+        ("asks", "held", 0),
+        ("asks", "waiting", 0),
+        ("asks", "max", 256),
+    ] {
+        assert_eq!(places(&service, of, count).await, expected, "{of}, {count}");
+    }
     // Longer than sources are kept waiting.
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(origin.record("waiting").0.len(), 1, "it is asked when it is its turn, and no sooner");
     service.reconfigure("base:\n  downloadsPerHostMax: 20\n  sourceMinRate: 0\n");
     check_arrives(&service, &waiting, &content).await;
     assert_eq!(origin.record("waiting").0.len(), 2, "its first answer may have been given up by then");
+    assert_eq!(places(&service, "bodies", "waiting").await, 0);
+    assert_eq!(places(&service, "bodies_of_one_host", "max").await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,6 +166,28 @@ async fn large_files_that_hold_their_places_leave_some_to_a_small_one() {
     }
     for origin in &origins {
         check_arrives(&service, &origin.put("small", File::new(content.clone())), &content).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_of_which_little_is_missing_is_a_small_one() {
+    let content = random_content(20_000_000);
+    for chunked in [false, true] {
+        let origin = Origin::start().await;
+        // One place for whatever comes, and one for what is small.
+        let service = Service::start_configured("base:\n  downloadsPerHostMax: 2\n  sourceMinRate: 0\n").await;
+        let file = File { chunked, ..File::new(content.clone()) };
+        let url = origin.put("large", File { ending: Ending::StallsAfter(18_000_000), ..file.clone() });
+        let task = register(&service, &url).await;
+        let stored = async || service.dump().await.piece_md5(&task, 3).map(|_| ());
+        eventually("four pieces of five are stored", stored).await;
+        fetch_endless(&service, &origin, &content.slice(..FILE_BYTES), 1).await;
+        eventually("the next waits", async || (places(&service, "bodies", "waiting").await == 1).then_some(())).await;
+        // The connection breaks, and the next has its place for good.
+        origin.put("large", file);
+        check_arrives(&service, &url, &content).await;
+        assert_eq!(origin.record("large").0.len(), 2, "it is asked for the rest, chunked: {chunked}");
+        assert_eq!(places(&service, "large_bodies", "held").await, 1, "chunked: {chunked}");
     }
 }
 

@@ -21,6 +21,7 @@ mod tokens;
 use std::sync::Arc;
 
 use crate::harness::client::{Client, Downloaded, Release, Wanted};
+use crate::harness::exchange::metric;
 use crate::harness::service::Service;
 
 /// Lets a new client download a URL, which must go well.
@@ -31,4 +32,10 @@ pub async fn download(service: &Service, url: &str) -> Downloaded {
 pub async fn download_wanted(service: &Service, wanted: &Wanted) -> Downloaded {
     let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
     client.download(service.api(), wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", client.cid()))
+}
+
+/// What the metrics tell of places: how many are held, waited for, or there at most.
+async fn places(service: &Service, of: &str, count: &str) -> usize {
+    let held = metric(service.api(), &format!("dragonfly_supernode_source_places{{count=\"{count}\",of=\"{of}\"}}")).await;
+    usize::try_from(held).expect("few")
 }

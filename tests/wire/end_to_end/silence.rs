@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::download;
+use super::{download, places};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
-use crate::harness::exchange::metric;
 use crate::harness::origin::scripted::{Act, Scripted};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
@@ -50,12 +49,6 @@ impl Silence {
     fn requests(&self) -> usize {
         self.hosts.iter().map(|host| host.sent().requests).sum()
     }
-}
-
-/// A gauge of places.
-async fn places(service: &Service, of: &str, count: &str) -> usize {
-    let held = metric(service.api(), &format!("dragonfly_supernode_source_places{{count=\"{count}\",of=\"{of}\"}}")).await;
-    usize::try_from(held).expect("few")
 }
 
 #[tokio::test(flavor = "multi_thread")]

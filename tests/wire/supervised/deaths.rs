@@ -33,8 +33,9 @@ async fn a_worker_that_dies_is_followed_by_another_and_no_call_is_refused() {
         assert!(dump.has_client(&task, client.cid()), "after death {death}: an acknowledged registration is gone");
     }
     callers.end().await;
-    let told = supervised.log().matches("the service died and is started again death=\"signal 9\"").count();
-    assert_eq!(told, DEATHS as usize, "every death is told of once; the log:\n{}", supervised.log());
+    let told = || supervised.log().matches("the service died and is started again death=\"signal 9\"").count();
+    eventually("every death is told of", async || (told() >= DEATHS as usize).then_some(())).await;
+    assert_eq!(told(), DEATHS as usize, "every death is told of once; the log:\n{}", supervised.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

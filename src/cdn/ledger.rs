@@ -1,0 +1,39 @@
+//! What the worker is told by whoever keeps its findings: the contract, not a keeper.
+
+use crate::domain::{PieceDigest, PieceNumber, PieceSize, Validators};
+use crate::pieces::Slot;
+
+/// Keeps what the worker finds out. Every method that waits returns once it is durable.
+pub trait Ledger: Send + Sync {
+    /// The source wants a token, and one is asked for; or that has ended. Nothing of it is kept.
+    fn authenticating(&self, under_way: bool);
+    /// The source has answered for the first time. Tells the piece size to cut with: clients may have been told one.
+    fn answered(
+        &self,
+        length: Option<u64>,
+        validators: Validators,
+    ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    /// So many more bytes of a piece are about to be written.
+    fn storing(&self, bytes: usize) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// What was about to be written is stored by now, or will not be.
+    fn settled(&self);
+    /// A piece is on disk and synced.
+    fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// The only piece of a source that is too small for a file: the ledger keeps it.
+    fn stored_small(&self, slot: Slot) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// A piece that was stored is not as it was.
+    fn lost(&self, piece: PieceNumber) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
+/// Why the ledger does not keep what it is told.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the service is stopping")]
+    Stopping,
+    #[error("a piece differs from what clients were told of it")]
+    Contradiction,
+    #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
+    NoRoom { needed: u64, quota: u64, in_use: u64 },
+    #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
+    TooManyPieces { held: u64, more: u32 },
+}
