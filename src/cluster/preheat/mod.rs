@@ -3,7 +3,7 @@
 //! A preheat is stored when it is taken, each time it gets further, and when it has ended; one that a kill interrupted
 //! begins anew, and finds what it had fetched. It has tasks like those of clients, which outlive it.
 
-mod image;
+pub mod image;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use warp::reply::Response;
 
 use super::{Refused, json, listed, reply, window};
 use crate::cluster::inventory::source_state;
+use crate::cluster::preheat::image::repository_of;
 use crate::cluster::preheat::{ChildView, PreheatView, Wanted};
 use crate::domain::task::redacted_url;
 use crate::domain::{Platform, PreheatId, PreheatKind, PreheatState, SourceState, TaskSpec};
@@ -188,6 +189,9 @@ fn wanted(params: &Params<'_>) -> Result<Wanted, Refused> {
     }
     if matches!(kind, PreheatKind::Image { .. }) && source.range().is_some() {
         return Err(BadParam::new("headers", "have a Range, which is for files").into());
+    }
+    if matches!(kind, PreheatKind::Image { .. }) {
+        repository_of(&source.raw_url).map_err(|error| BadParam::new("url", error.to_string()))?;
     }
     Ok(Wanted { kind, source, filter })
 }
