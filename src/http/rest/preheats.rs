@@ -86,8 +86,7 @@ pub struct PreheatInfo {
 pub struct PreheatChildInfo {
     task_id: String,
     url: String,
-    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task is no more: it was deleted, has expired, or failed before a
-    /// restart.
+    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task is no more: it was deleted or has expired.
     status: &'static str,
     /// Bytes; `null` while unknown.
     length: Option<u64>,

@@ -216,7 +216,7 @@ async fn a_hostile_registry_costs_its_own_preheat_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_preheated_says_why() {
-    let (origin, service) = (Origin::start().await, Service::start().await);
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
     let missing = origin.put("missing", File::missing());
     let page = origin.put("v2/a/manifests/page", File::new("<html>"));
     for (kind, url, why) in [
@@ -234,6 +234,11 @@ async fn what_cannot_be_preheated_says_why() {
             assert!(child["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
         }
     }
+    // Their tasks are no more, and why is remembered.
+    let ended_before = fetch(service.api(), "/preheats").await;
+    service.kill9();
+    service.restart().await;
+    assert_eq!(fetch(service.api(), "/preheats").await, ended_before);
     for (body, names) in [
         (json!({}), "type"),
         (json!({"type": "folder", "url": missing}), "type"),
