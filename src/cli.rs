@@ -26,7 +26,7 @@ Every setting can be given as a flag, as an environment variable (its name is in
 makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
 
 Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
-running service, 4 the home is of a newer program, 75 (serve --no-supervise) the database can be written again after it
+running service, 4 the home is of a newer program, 5 (dump) there is no such task, 75 (serve --no-supervise) the database can be written again after it
 could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
 default), \"debug\" or \"info,supernode::cdn=trace\".";
@@ -40,6 +40,8 @@ pub enum Command {
     /// Print the version.
     Version,
     /// Print what is stored: tasks, peers, clients, pieces and progress, of a running or a stopped service.
+    ///
+    /// Exit codes: 0 printed, 1 failed, 5 there is no such task (--task).
     Dump(DumpArgs),
     /// Write everything that is stored into one file, of a running service (which goes on meanwhile) or a stopped one.
     Snapshot(SnapshotArgs),

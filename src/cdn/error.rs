@@ -44,9 +44,9 @@ impl FetchError {
     /// How long the source wants to be left alone, if it said so.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Origin(OriginError::Busy { retry_after, .. } | OriginError::Token(TokenError::Busy { retry_after, .. })) => {
-                Some(*retry_after)
-            }
+            Self::Origin(
+                OriginError::Busy { retry_after, .. } | OriginError::Token { error: TokenError::Busy { retry_after, .. }, .. },
+            ) => Some(*retry_after),
             _ => None,
         }
     }
@@ -55,7 +55,7 @@ impl FetchError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Origin(OriginError::Status(status)) => origin::is_passing(*status),
-            Self::Origin(OriginError::Token(error)) => error.is_passing(),
+            Self::Origin(OriginError::Token { error, .. }) => error.is_passing(),
             Self::Origin(
                 OriginError::Unreachable(_) | OriginError::Broken(_) | OriginError::Part { .. } | OriginError::Busy { .. },
             )

@@ -29,7 +29,7 @@ impl Patience {
     pub fn wait(self, error: &FetchError, attempts: u32) -> Option<Duration> {
         let is_absent = match error {
             FetchError::Origin(OriginError::Unreachable(_)) => true,
-            FetchError::Origin(OriginError::Token(error)) => error.is_silence(),
+            FetchError::Origin(OriginError::Token { error, .. }) => error.is_silence(),
             _ => false,
         };
         let wait = backoff(attempts).max(error.retry_after().unwrap_or_default());
@@ -67,7 +67,7 @@ mod tests {
             (busy(2), 1, true, true),
             (busy(60), 1, false, true),
             (busy(61), 1, false, false),
-            (OriginError::Token(TokenError::Late), 1, false, true),
+            (OriginError::Token { service: "auth.h".into(), error: TokenError::Late }, 1, false, true),
         ] {
             let error = FetchError::from(error);
             assert_eq!(Patience::FIRST.wait(&error, attempts).is_some(), first, "{error} after {attempts}");

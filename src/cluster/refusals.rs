@@ -63,7 +63,9 @@ impl Refused {
                 OriginError::Status(StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED)
                 | OriginError::HeadersLeftOut,
             ) => (Self::NeedsAuth(reason), Rest::Growing),
-            FetchError::Origin(OriginError::Token(error)) if error.is_refusal() => (Self::NeedsAuth(reason), Rest::Growing),
+            FetchError::Origin(OriginError::Token { error, .. }) if error.is_refusal() => {
+                (Self::NeedsAuth(reason), Rest::Growing)
+            }
             FetchError::Origin(OriginError::Status(StatusCode::FORBIDDEN)) => (Self::Denied(reason), Rest::Growing),
             FetchError::Origin(OriginError::Status(StatusCode::NOT_FOUND | StatusCode::GONE)) => {
                 (Self::Unreachable(reason), Rest::Missing)
@@ -183,7 +185,7 @@ mod tests {
             (not_asked(OriginError::TooLarge), false),
             (not_asked(OriginError::NoCertificate), false),
         ] {
-            let error = FetchError::from(OriginError::Token(error));
+            let error = FetchError::from(OriginError::Token { service: "auth.h".into(), error });
             let (refused, rest) = Refused::of(&error);
             assert_eq!((refused.is_of_credentials(), rest), (is_of_credentials, Rest::Growing), "{error:?}");
         }

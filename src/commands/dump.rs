@@ -1,8 +1,9 @@
 //! `supernode dump`: what is stored, of a running or a stopped service.
 
 use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use reqwest::Method;
@@ -15,6 +16,14 @@ use crate::cluster::inventory::{self, Row};
 use crate::config::Home;
 use crate::domain::TaskId;
 use crate::store::Store;
+
+/// The task that was asked for is not stored.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no task {task} in {}", home.display())]
+pub struct NoSuchTask {
+    task: TaskId,
+    home: PathBuf,
+}
 
 /// Prints every stored row.
 pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
@@ -32,10 +41,9 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<()> {
         Err(error) => Err(error),
     };
     found?;
-    let rows = printer.finish()?;
     match args.task {
-        Some(task) if rows == 0 => bail!("there is no task {task} in {}", home.path().display()),
-        _ => Ok(()),
+        Some(task) if printer.rows == 0 => Err(NoSuchTask { task, home: home.path().to_owned() }.into()),
+        _ => printer.finish(),
     }
 }
 
@@ -84,16 +92,15 @@ impl Printer {
         self.failed.is_none()
     }
 
-    /// Tells how many rows there were.
-    fn finish(mut self) -> anyhow::Result<usize> {
+    fn finish(mut self) -> anyhow::Result<()> {
         if self.format == DumpFormat::Table && self.failed.is_none() {
             self.failed = self.tables.write(&mut self.out).err();
         }
         match self.failed.or(self.out.flush().err()) {
             // Whoever reads has read enough.
-            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(self.rows),
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Some(error) => Err(error).context("cannot write the dump"),
-            None => Ok(self.rows),
+            None => Ok(()),
         }
     }
 }

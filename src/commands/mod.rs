@@ -35,6 +35,8 @@ const HOME_IN_USE: u8 = 3;
 const START_AGAIN: u8 = 75;
 /// The database was written by a newer program.
 const NEWER_SCHEMA: u8 = 4;
+/// What was asked for is not stored.
+const NO_SUCH_TASK: u8 = 5;
 /// What a worker tells its supervisor, and nobody else.
 const DRAINED_FOR_UPGRADE: u8 = 80;
 
@@ -77,6 +79,8 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         WRONG_CONFIGURATION
     } else if is_newer_schema(error) {
         NEWER_SCHEMA
+    } else if error.is::<dump::NoSuchTask>() {
+        NO_SUCH_TASK
     } else if error.is::<WritableAgain>() {
         START_AGAIN
     } else if error.is::<DrainedForUpgrade>() {

@@ -162,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Place,
         "advertiseIP",
         "advertise-ip",
-        Field::Ip(|config| &mut config.advertise_ip),
+        Field::Peer(|config| &mut config.advertise_ip),
         "Send clients to this address for pieces, unless they say how they reach the supernode.",
     )
     .at_run_time(),

@@ -91,11 +91,25 @@ fn a_file_of_the_go_supernode_is_read_as_it_is() {
 }
 
 #[test]
+fn an_address_that_only_this_machine_reaches_may_be_told_and_any_may_be_listened_on() {
+    for (key, value) in [("advertiseIP", "127.0.0.1"), ("advertiseIP", "'::1'"), ("bind", "0.0.0.0"), ("bind", "'::'")] {
+        let read = Scene::with(format!("base:\n  {key}: {value}\n")).load();
+        assert!(read.is_ok(), "{key} {value}");
+    }
+}
+
+#[test]
 fn a_wrong_value_is_told_with_file_line_key_what_was_found_and_what_is_allowed() {
     let cases = [
         ("listenPort", "80002", "a port, 0 to 65535"),
         ("listenPort", "-1", "a port"),
-        ("advertiseIP", "supernode.local", "an IP address"),
+        ("advertiseIP", "supernode.local", "an address at which clients reach"),
+        ("advertiseIP", "0.0.0.0", "an address at which clients reach this machine"),
+        ("advertiseIP", "'::'", "leave it out"),
+        ("advertiseIP", "'::ffff:0.0.0.0'", "leave it out"),
+        ("advertiseIP", "255.255.255.255", "leave it out"),
+        ("advertiseIP", "224.0.0.1", "leave it out"),
+        ("advertiseIP", "'ff02::1'", "leave it out"),
         ("bind", "10.0.0", "an IP address"),
         ("cdnPattern", "cdn", "local or source"),
         ("cdnPattern", "hybrid", "local or source"),
@@ -115,6 +129,7 @@ fn a_wrong_value_is_told_with_file_line_key_what_was_found_and_what_is_allowed()
     for (key, value, allowed) in cases {
         let error = Scene::with(format!("# a comment\nbase:\n  {key}: {value}\n")).error();
         let read_as = if value == "3" && key == "failAccessInterval" { " (nanoseconds)" } else { "" };
+        let value = value.trim_matches('\'');
         assert!(error.starts_with(&format!("supernode.yml:3: {key} is {value:?}{read_as}; allowed is ")), "{error}");
         assert!(error.contains(allowed), "{error} does not say {allowed:?}");
     }

@@ -1,6 +1,6 @@
 //! The kinds of values that settings have: what is allowed, how it is read, and how it is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,15 +14,29 @@ use crate::domain::{CdnPattern, Durability};
 pub enum Field {
     Port(fn(&mut Config) -> &mut u16),
     Ip(fn(&mut Config) -> &mut Option<IpAddr>),
+    /// An address to connect to.
+    Peer(fn(&mut Config) -> &mut Option<IpAddr>),
     Directory(fn(&mut Config) -> &mut PathBuf),
     File(fn(&mut Config) -> &mut Option<PathBuf>),
     Switch(fn(&mut Config) -> &mut bool),
     Pattern(fn(&mut Config) -> &mut CdnPattern),
     Durability(fn(&mut Config) -> &mut Durability),
     Patterns(fn(&mut Config) -> &mut Vec<SourcePattern>),
-    Count { field: fn(&mut Config) -> &mut u32, min: u32, max: u32 },
-    Duration { field: fn(&mut Config) -> &mut Duration, min: Duration, max: Duration },
-    Size { field: fn(&mut Config) -> &mut u64, min_bytes: u64, max_bytes: u64 },
+    Count {
+        field: fn(&mut Config) -> &mut u32,
+        min: u32,
+        max: u32,
+    },
+    Duration {
+        field: fn(&mut Config) -> &mut Duration,
+        min: Duration,
+        max: Duration,
+    },
+    Size {
+        field: fn(&mut Config) -> &mut u64,
+        min_bytes: u64,
+        max_bytes: u64,
+    },
 }
 
 /// A value as somebody wrote it; never empty.
@@ -46,6 +60,7 @@ impl Field {
         match self {
             Self::Port(field) => *field(config) = text.parse().ok()?,
             Self::Ip(field) => *field(config) = Some(text.parse().ok()?),
+            Self::Peer(field) => *field(config) = Some(text.parse().ok().filter(can_be_connected_to)?),
             Self::Directory(field) => *field(config) = PathBuf::from(text),
             Self::File(field) => *field(config) = Some(PathBuf::from(text)),
             Self::Switch(field) => *field(config) = parse_switch(text)?,
@@ -88,7 +103,7 @@ impl Field {
         let config = &mut config.clone();
         Some(match self {
             Self::Port(field) => field(config).to_string(),
-            Self::Ip(field) => (*field(config))?.to_string(),
+            Self::Ip(field) | Self::Peer(field) => (*field(config))?.to_string(),
             Self::Directory(field) => field(config).to_string_lossy().into_owned(),
             Self::File(field) => field(config).as_ref()?.to_string_lossy().into_owned(),
             Self::Switch(field) => field(config).to_string(),
@@ -109,7 +124,7 @@ impl Field {
         let from = &mut from.clone();
         match self {
             Self::Port(field) => *field(config) = *field(from),
-            Self::Ip(field) => *field(config) = *field(from),
+            Self::Ip(field) | Self::Peer(field) => *field(config) = *field(from),
             Self::Directory(field) => field(config).clone_from(field(from)),
             Self::File(field) => field(config).clone_from(field(from)),
             Self::Switch(field) => *field(config) = *field(from),
@@ -127,6 +142,11 @@ impl Field {
         match self {
             Self::Port(_) => "a port, 0 to 65535".to_owned(),
             Self::Ip(_) => "an IP address, like 192.0.2.1 or 2001:db8::1".to_owned(),
+            Self::Peer(_) => {
+                "an address at which clients reach this machine, like 192.0.2.1 or 2001:db8::1, and neither all addresses \
+                              (0.0.0.0, ::) nor multicast or broadcast; leave it out to send each client to where it came in"
+                    .to_owned()
+            }
             Self::Directory(_) => "a directory".to_owned(),
             Self::File(_) => "a file".to_owned(),
             Self::Switch(_) => "true or false".to_owned(),
@@ -152,7 +172,7 @@ impl Field {
     pub const fn value_name(&self) -> &'static str {
         match self {
             Self::Port(_) => "PORT",
-            Self::Ip(_) => "IP",
+            Self::Ip(_) | Self::Peer(_) => "IP",
             Self::Directory(_) => "DIR",
             Self::File(_) => "FILE",
             Self::Switch(_) => "BOOL",
@@ -175,13 +195,19 @@ impl Field {
 
     /// Whether a value could be taken for another kind of YAML if it were not quoted.
     pub const fn is_quoted(&self) -> bool {
-        matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_) | Self::Patterns(_))
+        matches!(self, Self::Directory(_) | Self::File(_) | Self::Ip(_) | Self::Peer(_) | Self::Patterns(_))
     }
 
     /// Whether a file may have it as a list.
     pub const fn is_list(&self) -> bool {
         matches!(self, Self::Patterns(_))
     }
+}
+
+/// Whether anybody can be there: not so at all addresses at once, nor at many.
+fn can_be_connected_to(address: &IpAddr) -> bool {
+    let address = address.to_canonical();
+    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn bounds(min: &str, max: Option<String>) -> String {

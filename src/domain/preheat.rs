@@ -1,6 +1,7 @@
 //! Preheats: files and images that are fetched before anybody asks for them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::{TaskId, TaskSpec};
 
@@ -133,6 +134,8 @@ pub struct Preheat {
 pub struct PreheatChild {
     pub task: TaskId,
     pub url: String,
+    /// Why it was not fetched, in a sentence, once the preheat has ended.
+    pub failure: Option<Arc<str>>,
 }
 
 #[cfg(test)]

@@ -85,8 +85,13 @@ pub enum OriginError {
     Status(StatusCode),
     #[error("the source answered {status} and wants to be asked again in {} s", retry_after.as_secs())]
     Busy { status: StatusCode, retry_after: Duration },
-    #[error("there is no token for the source, which wants one")]
-    Token(#[source] TokenError),
+    /// The service is named by its host and port: the rest of its URL may hold secrets.
+    #[error("there is no token of {service} for the source, which wants one")]
+    Token {
+        service: String,
+        #[source]
+        error: TokenError,
+    },
     #[error("the source sent its bytes in a transfer coding that nobody asked for")]
     Coded,
     #[error("the source did not honour the range that was asked for")]
@@ -279,7 +284,8 @@ impl Source {
         authenticating(true);
         let token = self.token(spec, &service).await;
         authenticating(false);
-        headers.insert(header::AUTHORIZATION, token.map_err(OriginError::Token)?);
+        let token = token.map_err(|error| OriginError::Token { service: service.host_and_port(), error })?;
+        headers.insert(header::AUTHORIZATION, token);
         self.send(spec, url, headers).await
     }
 

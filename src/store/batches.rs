@@ -6,7 +6,7 @@ use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
+    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV2, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
@@ -161,7 +161,7 @@ impl Batches {
                     self.remove(Table::Preheats, preheat_child_key(preheat, number).as_slice());
                 }
                 for (number, child) in (0..).zip(children.iter()) {
-                    let record = encode("preheats", &PreheatChildV1::from(child))?;
+                    let record = encode("preheats", &PreheatChildV2::from(child))?;
                     self.put(Table::Preheats, preheat_child_key(preheat, number).as_slice(), record);
                 }
             }

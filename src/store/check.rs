@@ -1,7 +1,7 @@
 //! Whether rows are what they should be: each for itself, and with each other.
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
+    ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV2, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{SCHEMA_VERSION, Table, parse_client, parse_piece, parse_preheat, parse_progress, split_task};
 use super::{Store, StoreError};
@@ -18,6 +18,9 @@ fn row_of_schema(schema: u32, table: Table, key: &[u8], value: &[u8]) -> Result<
     if table == Table::Tasks && schema < SCHEMA_VERSION {
         split_task(key).filter(|(_, rest)| rest.is_empty()).ok_or(RecordError::Key)?;
         return TaskV2::decode_any(value).and_then(TaskStatus::try_from).map(|_| ());
+    }
+    if table == Table::Preheats && schema < SCHEMA_VERSION && matches!(parse_preheat(key), Some((_, true))) {
+        return PreheatChildV2::decode_any(value).map(|_| ());
     }
     row(table, key, value)
 }
@@ -47,7 +50,7 @@ pub fn row(table: Table, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
             _ => Err(RecordError::Key),
         },
         Table::Preheats => match parse_preheat(key).ok_or(RecordError::Key)? {
-            (_, true) => PreheatChildV1::decode(value).map(|_| ()),
+            (_, true) => PreheatChildV2::decode(value).map(|_| ()),
             (id, false) => PreheatV1::decode(value).and_then(|record| record.into_domain(id)).map(|_| ()),
         },
     }

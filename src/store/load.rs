@@ -1,7 +1,7 @@
 //! Reading what is stored: for recovery and for `dump`.
 
 use super::records::{
-    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV1, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
+    ClientV1, ContentV1, PeerV1, PieceV1, PreheatChildV2, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
 use super::schema::{parse_client, parse_piece, parse_preheat, parse_progress, source_key, split_task};
 use super::{Store, StoreError};
@@ -109,7 +109,7 @@ impl Store {
             }
             // A preheat stands before its children.
             let (_, children) = preheats.last_mut().filter(|(last, _)| last.id == id).ok_or_else(|| bad_key("preheats"))?;
-            children.push(PreheatChildV1::decode(&value).map_err(in_tree("preheats"))?.into());
+            children.push(PreheatChildV2::decode(&value).map_err(in_tree("preheats"))?.into());
         }
         Ok(preheats)
     }

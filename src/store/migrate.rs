@@ -57,8 +57,9 @@ pub fn refuse_newer(db: &sled::Db) -> Result<u32, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CdnPattern, Generation, TaskId, TaskStatus};
-    use crate::store::records::{Record, SourceV2, TaskV2};
+    use crate::domain::{CdnPattern, Generation, PreheatChild, PreheatId, TaskId, TaskStatus};
+    use crate::store::records::{PreheatChildV2, Record, SourceV2, TaskV2};
+    use crate::store::schema::preheat_child_key;
 
     #[test]
     fn there_is_a_step_for_every_schema_version() {
@@ -150,6 +151,30 @@ mod tests {
             assert_eq!(status, TaskStatus::waiting(Generation(7), CdnPattern::Local));
         }
         assert_eq!(tasks.len(), 4);
+    }
+
+    #[test]
+    fn children_of_preheats_are_migrated_once_and_preheats_are_left_as_they_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let db = sled::open(dir.path()).expect("a database");
+        set(&db, 3).expect("written");
+        let preheats = db.open_tree("preheats").expect("a tree");
+        let before = [&[1], &[9; 32][..], &3_u64.to_le_bytes(), b"url"].concat();
+        let id = PreheatId::from_bytes([5; 16]);
+        preheats.insert(id.as_bytes(), &[1, 2, 3]).expect("written");
+        preheats.insert(preheat_child_key(&id, 0), before.clone()).expect("written");
+        migrations::STEPS[3](&db).expect("migrated");
+        // A kill came before the second child.
+        preheats.insert(preheat_child_key(&id, 1), before.clone()).expect("written");
+        bring_up_to_date(&db).expect("migrated");
+        assert_eq!(preheats.get(id.as_bytes()).expect("readable").expect("there"), [1, 2, 3]);
+        for number in 0..2 {
+            let row = preheats.get(preheat_child_key(&id, number)).expect("readable").expect("there");
+            let child = PreheatChild::from(PreheatChildV2::decode(&row).expect("of this schema"));
+            let expected = PreheatChild { task: TaskId::from_bytes([9; 32]), url: "url".to_owned(), failure: None };
+            assert_eq!(child, expected);
+        }
+        assert_eq!(PreheatChildV2::decode_any(&before).map(|child| PreheatChild::from(child).url).ok().as_deref(), Some("url"));
     }
 
     #[test]

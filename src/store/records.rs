@@ -4,6 +4,8 @@
 //! and a fixture of the old one. (bincode neither fills in missing fields nor minds trailing bytes by itself, so that a
 //! changed struct would misread old bytes instead of refusing them.)
 
+use std::sync::Arc;
+
 use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -420,24 +422,36 @@ impl PreheatV1 {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct PreheatChildV1 {
+pub struct PreheatChildV2 {
     task: [u8; 32],
     url: String,
+    failure: Option<String>,
 }
 
-impl Record for PreheatChildV1 {
-    const VERSION: u8 = 1;
+impl Record for PreheatChildV2 {
+    const VERSION: u8 = 2;
 }
 
-impl From<&PreheatChild> for PreheatChildV1 {
-    fn from(child: &PreheatChild) -> Self {
-        Self { task: *child.task.as_bytes(), url: child.url.clone() }
+impl PreheatChildV2 {
+    /// Reads version 1 as well, which has no last field: for looking at a database before it is migrated.
+    pub fn decode_any(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((1, payload)) => Self::decode(&[&[Self::VERSION], payload, &[0]].concat()),
+            _ => Self::decode(bytes),
+        }
     }
 }
 
-impl From<PreheatChildV1> for PreheatChild {
-    fn from(record: PreheatChildV1) -> Self {
-        Self { task: TaskId::from_bytes(record.task), url: record.url }
+impl From<&PreheatChild> for PreheatChildV2 {
+    fn from(child: &PreheatChild) -> Self {
+        let failure = child.failure.as_deref().map(str::to_owned);
+        Self { task: *child.task.as_bytes(), url: child.url.clone(), failure }
+    }
+}
+
+impl From<PreheatChildV2> for PreheatChild {
+    fn from(record: PreheatChildV2) -> Self {
+        Self { task: TaskId::from_bytes(record.task), url: record.url, failure: record.failure.map(Arc::from) }
     }
 }
 

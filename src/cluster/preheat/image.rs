@@ -16,6 +16,23 @@ const DEPTH_MAX: usize = 3;
 const MANIFESTS_MAX: usize = 64;
 const PARTS_MAX: usize = 1024;
 
+/// The URL is that of no manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("of an image must be that of its manifest: <registry>/v2/<name>/manifests/<tag or digest>")]
+pub struct NotAManifestUrl;
+
+/// What the URLs of an image's parts begin with, `<registry>/v2/<name>`, by that of its manifest.
+pub fn repository_of(manifest_url: &str) -> Result<&str, NotAManifestUrl> {
+    let without_query = manifest_url.split(['?', '#']).next().unwrap_or_default();
+    let (repository, reference) = without_query.rsplit_once("/manifests/").ok_or(NotAManifestUrl)?;
+    let path = repository.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
+    // A registry may be below a path of its host.
+    let name = path.and_then(|path| path.strip_prefix("v2/").or_else(|| path.split_once("/v2/").map(|(_, name)| name)));
+    let is_named = name.is_some_and(|name| name.split('/').all(|part| !part.is_empty()));
+    let is_reference = !reference.is_empty() && !reference.contains('/');
+    if is_named && is_reference { Ok(repository) } else { Err(NotAManifestUrl) }
+}
+
 /// What to fetch of the image whose manifest is at this source, if that can be told until then.
 pub async fn resolve(
     registry: &Worker,
@@ -24,9 +41,7 @@ pub async fn resolve(
     platform: &Platform,
     deadline: Instant,
 ) -> Result<Vec<TaskSpec>, String> {
-    let Some((repository, _)) = source.raw_url.split_once("/manifests/").filter(|(before, _)| before.contains("/v2/")) else {
-        return Err("the URL of an image is that of its manifest: <registry>/v2/<name>/manifests/<tag or digest>".to_owned());
-    };
+    let repository = repository_of(&source.raw_url).map_err(|error| error.to_string())?;
     let mut manifests = vec![(source.raw_url.clone(), 0)];
     let (mut parts, mut known, mut read) = (Vec::new(), HashSet::new(), 0);
     while let Some((url, depth)) = manifests.pop() {
@@ -59,4 +74,39 @@ pub async fn resolve(
 async fn read_manifest(registry: &Worker, source: &TaskSpec, url: &str, deadline: Instant) -> Result<Vec<u8>, String> {
     let read = registry.read(source, url, MANIFEST_TYPES, deadline).await;
     read.map_err(|error| format!("the manifest cannot be read: {}", reason(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_named_by_its_manifest() {
+        for (url, repository) in [
+            ("https://r/v2/app/manifests/1.4", "https://r/v2/app"),
+            ("http://r:5000/v2/team/app/manifests/sha256:0a?ns=docker.io#x", "http://r:5000/v2/team/app"),
+            ("https://h/api/docker/local/v2/app/manifests/latest", "https://h/api/docker/local/v2/app"),
+            ("https://r/v2/manifests/manifests/v2", "https://r/v2/manifests"),
+            ("https://v2/v2/a/manifests/b", "https://v2/v2/a"),
+        ] {
+            assert_eq!(repository_of(url), Ok(repository), "{url}");
+        }
+        for url in [
+            "",
+            "https://r/",
+            "https://r/v2/app",
+            "https://r/v2/app/manifests/",
+            "https://r/v2/app/manifests/?x",
+            "https://r/v2/app/manifests/a/b",
+            "https://r/v2/manifests/b",
+            "https://r/v2//manifests/b",
+            "https://r/v1/app/manifests/b",
+            "https://v2/app/manifests/b",
+            "https://r/f?from=/v2/app/manifests/b",
+            "https://r/v2/app/blobs/b",
+            "r/v2/app/manifests/b",
+        ] {
+            assert_eq!(repository_of(url), Err(NotAManifestUrl), "{url}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! A preheat is stored when it is taken, each time it gets further, and when it has ended; one that a kill interrupted
 //! begins anew, and finds what it had fetched. It has tasks like those of clients, which outlive it.
 
-mod image;
+pub mod image;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +30,9 @@ const CHILDREN_AT_ONCE: usize = 4;
 /// How long a registry may take to tell what an image is.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 const REASON_MAX_BYTES: usize = 1024;
-/// Reasons of one preheat's tasks that are kept in memory. A cause that many share is one.
+/// Of a task's. It is stored with the task's URL, and both together are one value; see there how large that may be.
+const REASON_OF_TASK_MAX_BYTES: usize = 512;
+/// Reasons of one preheat's tasks that are kept. A cause that many share is one.
 const REASONS_MAX: usize = 16;
 /// Told of a task whose own reason is one too many.
 const REASON_IN_LOG: &str = "it could not be fetched; the log tells why";
@@ -70,13 +72,21 @@ struct Job {
 struct Stage {
     preheat: Arc<Preheat>,
     children: Arc<[PreheatChild]>,
-    /// Why some were not fetched, since this process started: a task that nobody was told of is no more once it failed.
+    /// Why some were not fetched: a task that nobody was told of is no more once it failed.
     failures: HashMap<TaskId, Arc<str>>,
 }
 
 impl Stage {
     fn new(preheat: Arc<Preheat>, children: Arc<[PreheatChild]>) -> Self {
-        Self { preheat, children, failures: HashMap::new() }
+        let failures = children.iter().filter_map(|child| Some((child.task, child.failure.clone()?))).collect();
+        Self { preheat, children, failures }
+    }
+
+    /// The children with the reasons of those that failed.
+    fn children_with_failures(&self) -> Arc<[PreheatChild]> {
+        let with_failure =
+            |child: &PreheatChild| PreheatChild { failure: self.failures.get(&child.task).cloned(), ..child.clone() };
+        self.children.iter().map(with_failure).collect()
     }
 
     fn note_failure(&mut self, task: TaskId, reason: &str) {
@@ -246,13 +256,15 @@ impl Cluster {
             tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
             let state = match self.try_preheat(job, &preheat).await? {
                 Ok(()) => PreheatState::Success,
-                Err(why) => PreheatState::Failed(shortened(why)),
+                Err(why) => PreheatState::Failed(shortened(why, REASON_MAX_BYTES)),
             };
             match &state {
                 PreheatState::Failed(reason) => tracing::warn!(preheat = %preheat.id, reason, "preheat failed"),
                 _ => tracing::info!(preheat = %preheat.id, "preheated"),
             }
-            self.change_preheat(job, state, None).await
+            let failed = job.now.lock().children_with_failures();
+            let failed = failed.iter().any(|child| child.failure.is_some()).then_some(failed);
+            self.change_preheat(job, state, failed).await
         };
         // A committer that takes nothing stops the service, which is told of it.
         let _: Result<(), CommitFailed> = ended.await;
@@ -270,7 +282,7 @@ impl Cluster {
             Ok(sources) => sources,
             Err(why) => return Ok(Err(why)),
         };
-        let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone() });
+        let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone(), failure: None });
         self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
         Ok(self.warm_all(job, sources).await)
     }
@@ -293,7 +305,7 @@ impl Cluster {
         let warming = sources.into_iter().map(|source| {
             let cluster = self.clone();
             async move {
-                let why = shortened(cluster.warm(&source).await.err()?);
+                let why = shortened(cluster.warm(&source).await.err()?, REASON_OF_TASK_MAX_BYTES);
                 job.now.lock().note_failure(source.id, &why);
                 Some(format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
             }
@@ -389,9 +401,9 @@ impl Preheats {
 }
 
 /// A reason is stored and shown; what a registry put into it may be of any length.
-fn shortened(mut reason: String) -> String {
-    if reason.len() > REASON_MAX_BYTES {
-        let end = (0..=REASON_MAX_BYTES).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+fn shortened(mut reason: String, max_bytes: usize) -> String {
+    if reason.len() > max_bytes {
+        let end = (0..=max_bytes).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
         reason.push('…');
     }

@@ -11,6 +11,7 @@ use warp::reply::Response;
 
 use super::{Refused, json, listed, reply, window};
 use crate::cluster::inventory::source_state;
+use crate::cluster::preheat::image::repository_of;
 use crate::cluster::preheat::{ChildView, PreheatView, Wanted};
 use crate::domain::task::redacted_url;
 use crate::domain::{Platform, PreheatId, PreheatKind, PreheatState, SourceState, TaskSpec};
@@ -85,8 +86,7 @@ pub struct PreheatInfo {
 pub struct PreheatChildInfo {
     task_id: String,
     url: String,
-    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task is no more: it was deleted, has expired, or failed before a
-    /// restart.
+    /// WAITING, RUNNING, SUCCESS or FAILED; GONE where the task is no more: it was deleted or has expired.
     status: &'static str,
     /// Bytes; `null` while unknown.
     length: Option<u64>,
@@ -188,6 +188,9 @@ fn wanted(params: &Params<'_>) -> Result<Wanted, Refused> {
     }
     if matches!(kind, PreheatKind::Image { .. }) && source.range().is_some() {
         return Err(BadParam::new("headers", "have a Range, which is for files").into());
+    }
+    if matches!(kind, PreheatKind::Image { .. }) {
+        repository_of(&source.raw_url).map_err(|error| BadParam::new("url", error.to_string()))?;
     }
     Ok(Wanted { kind, source, filter })
 }

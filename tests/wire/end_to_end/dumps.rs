@@ -1,11 +1,13 @@
 //! `supernode dump`.
 
+use std::process::Output;
+
 use super::{download, download_wanted};
 use crate::harness::client::Wanted;
-use crate::harness::dump::{Dump, dump_text};
+use crate::harness::dump::{Dump, dump_text, output};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
-use crate::harness::service::Service;
+use crate::harness::service::{Service, command};
 
 const SECRET: &str = "planted-secret-token";
 
@@ -46,6 +48,30 @@ async fn dump_filters_by_task() {
         let of_peers = filtered.of_kind("peer").count();
         assert_eq!(of_peers, 1, "each task has one client, but {of_peers} peers are shown");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_not_there_has_an_exit_code_of_its_own() {
+    const NO_SUCH_TASK: i32 = 5;
+    let mut service = Service::start().await;
+    let unknown = "0".repeat(64);
+    for is_running in [true, false] {
+        for format in ["table", "jsonl"] {
+            let mut dump = command();
+            dump.arg("dump").arg("--home-dir").arg(service.home()).args(["--format", format, "--task", &unknown]);
+            let Output { status, stdout, stderr } = output(dump).await;
+            assert_eq!((status.code(), String::from_utf8_lossy(&stdout).as_ref()), (Some(NO_SUCH_TASK), ""), "{format}");
+            let told = String::from_utf8_lossy(&stderr);
+            assert!(told.contains(&format!("there is no task {unknown}")), "{told}");
+        }
+        if is_running {
+            assert!(service.terminate().await.success(), "an orderly stop");
+        }
+    }
+    let mut help = command();
+    help.args(["dump", "--help"]);
+    let help = String::from_utf8(output(help).await.stdout).expect("help is UTF-8");
+    assert!(help.contains(&format!("{NO_SUCH_TASK} there is no such task")), "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

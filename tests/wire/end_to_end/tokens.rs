@@ -136,6 +136,12 @@ async fn where_there_is_no_token_the_client_is_told_why() {
     let cases = [
         ("denied", here("t1", status(StatusCode::UNAUTHORIZED)), NEED_AUTH, "the token service answered 401"),
         ("failing", here("t2", status(StatusCode::BAD_GATEWAY)), NOT_REACHABLE, "the token service answered 502"),
+        (
+            "named",
+            here("t0", status(StatusCode::NOT_FOUND)).replace("//", "//user:planted-password@") + "?key=planted-key#planted",
+            NOT_REACHABLE,
+            &format!("no token of {} for", origin.address()),
+        ),
         ("outside", outside.to_owned(), NOT_REACHABLE, "does not let it fetch"),
         ("redirected", here("t3", redirecting), NOT_REACHABLE, "does not let it fetch"),
         ("nowhere", "http://127.0.0.1:1/token".to_owned(), NOT_REACHABLE, "cannot be asked"),
@@ -152,10 +158,12 @@ async fn where_there_is_no_token_the_client_is_told_why() {
         let url = origin.put(name, guarded(&content, "right", &realm));
         let refused = register(&service, &wanted(&url, None)).await;
         assert!(refused.code == code && refused.msg.contains(why), "{name}: {refused}");
+        assert!(!refused.msg.contains("planted") && !refused.msg.contains("scope"), "{name}: {refused}");
         // Once without and once with a token, or thrice without one that may come yet.
         let asked_max = if name == "failing" { 3 } else { 2 };
         assert!(origin.record(name).0.len() <= asked_max, "{name} is asked {} times", origin.record(name).0.len());
     }
+    assert!(!service.log().contains("planted"), "a secret of the token service's URL is in the log");
     // A token of the client's own is the one that it means.
     let realm = here("t10", token_answer("right"));
     let url = origin.put("own", guarded(&content, "right", &realm));

@@ -216,15 +216,13 @@ async fn a_hostile_registry_costs_its_own_preheat_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_preheated_says_why() {
-    let (origin, service) = (Origin::start().await, Service::start().await);
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
     let missing = origin.put("missing", File::missing());
     let page = origin.put("v2/a/manifests/page", File::new("<html>"));
-    let outside = origin.put("elsewhere", File::new("{}"));
     for (kind, url, why) in [
         ("file", missing.as_str(), "404"),
         ("file", "http://169.254.169.254/latest/meta-data", "does not let it fetch"),
         ("image", &page, "no manifest"),
-        ("image", &outside, "/v2/<name>/manifests/"),
         ("image", "http://169.254.169.254/v2/a/manifests/b", "does not let it fetch"),
     ] {
         let preheat = ended(service.api(), &preheat(service.api(), &json!({"type": kind, "url": url})).await).await;
@@ -236,6 +234,11 @@ async fn what_cannot_be_preheated_says_why() {
             assert!(child["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
         }
     }
+    // Their tasks are no more, and why is remembered.
+    let ended_before = fetch(service.api(), "/preheats").await;
+    service.kill9();
+    service.restart().await;
+    assert_eq!(fetch(service.api(), "/preheats").await, ended_before);
     for (body, names) in [
         (json!({}), "type"),
         (json!({"type": "folder", "url": missing}), "type"),
@@ -244,6 +247,7 @@ async fn what_cannot_be_preheated_says_why() {
         (json!({"type": "file", "url": missing, "platform": "linux/amd64"}), "platform"),
         (json!({"type": "image", "url": missing, "platform": "linux"}), "platform"),
         (json!({"type": "image", "url": missing, "headers": {"Range": "bytes=0-9"}}), "Range"),
+        (json!({"type": "image", "url": missing}), "/v2/<name>/manifests/<tag or digest>"),
         (json!({"type": "file", "url": missing, "filter": "x".repeat(5_200)}), "filter"),
         (json!({"type": "file", "url": missing, "headers": {"A": "x".repeat(5_200)}}), "larger"),
         (json!({"type": "file", "url": missing, "headers": {"A": "x\r\nB: y"}}), "headers"),
