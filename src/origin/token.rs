@@ -135,8 +135,8 @@ impl TokenService {
     /// What an answer asks for, if it is for a token. Whoever a redirect led to is not the one whose credentials these are.
     pub fn in_answer(response: &Response, asked: &Url) -> Option<Self> {
         let is_challenge = response.status() == StatusCode::UNAUTHORIZED && response.url().origin() == asked.origin();
-        let challenges = is_challenge.then(|| challenges(response.headers())).unwrap_or_default();
-        challenges.iter().find_map(|challenge| Self::named_by(challenge, asked))
+        let mut challenges = challenges(response.headers()).into_iter().filter(|_| is_challenge);
+        challenges.find_map(|challenge| Self::named_by(&challenge, asked))
     }
 
     pub(super) fn host_and_port(&self) -> String {
