@@ -15,7 +15,8 @@ use crate::domain::{ClientId, ClientState, Moment, SourceState};
 const LOOKED_AT_MAX: u32 = 4096;
 /// Clients that are forgotten in one step: each takes rows of the database with it.
 const FORGOTTEN_MAX: usize = 128;
-/// Who registers asks for pieces right after. One that has not asked in this long does not.
+/// Who registers asks for pieces right after, and who has the last piece whether that was all. One that has not asked in
+/// this long does not.
 const ASKS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Whom a step left for the next one.
@@ -86,13 +87,14 @@ impl Swarm {
         if !member.leases.is_empty() {
             return true;
         }
-        if self.has_everything(member) || matches!(self.status.state, SourceState::Failed(_)) {
+        if matches!(self.status.state, SourceState::Failed(_)) {
             return false;
         }
         match member.state {
             // One that is there asks or reports within the slowest honest fetch; a heartbeat does not speak of this task.
-            ClientState::Running => now.since(member.seen) < lease_life(self.status.piece_size),
-            ClientState::Waiting => now.since(member.seen) < ASKS_WITHIN,
+            ClientState::Running if !self.has_everything(member) => now.since(member.seen) < lease_life(self.status.piece_size),
+            // One that has everything asks once more, and would begin anew if there were no such task by then.
+            ClientState::Running | ClientState::Waiting => now.since(member.seen) < ASKS_WITHIN,
             ClientState::Success | ClientState::Fail => false,
         }
     }
@@ -239,6 +241,7 @@ mod tests {
         assert_eq!(swarm.fetching(Moment(0)), 2);
         assert_eq!(swarm.fetching(Moment(0).after(ASKS_WITHIN)), 1, "one has begun");
         tell(&mut swarm, Moment(0), 0, Report::PieceHeld(PieceNumber(0)));
-        assert_eq!(swarm.fetching(Moment(0).after(ASKS_WITHIN)), 0, "and has everything");
+        assert_eq!(swarm.fetching(Moment(0)), 2, "it does not know yet that it has everything");
+        assert_eq!(swarm.fetching(Moment(0).after(ASKS_WITHIN)), 0, "and does not ask");
     }
 }
