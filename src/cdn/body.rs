@@ -71,9 +71,8 @@ impl<'a> Body<'a> {
             if let Some(ends) = self.ends(end)? {
                 return Ok(finish(part, ends));
             }
-            let limits = self.flow.limits();
-            let rate_min = limits.source_rate_min.in_demand(self.places.are_short());
-            match self.pace.chunk(self.answer, rate_min).await? {
+            let rate_min = self.flow.limits().source_rate_min;
+            match self.pace.chunk(self.answer, rate_min, || self.places.are_short()).await? {
                 Some(chunk) => {
                     let task_rate = || self.flow.limits().task_rate_bytes_per_s;
                     self.flow.throttle.take(chunk.len() as u64, &mut self.taken, task_rate).await;

@@ -10,12 +10,13 @@ impl Worker {
     /// Reads a document with what came with the task. It is asked for again as a file would be, and not beyond `deadline`:
     /// what the last attempt met is told in time.
     pub async fn read(&self, spec: &TaskSpec, url: &str, accept: &'static str, deadline: Instant) -> Result<Vec<u8>, FetchError> {
+        let visit = self.places.visit(spec);
         let mut attempts = 0;
         loop {
-            let asked = self.source.read(spec, url, accept).await;
-            let error = match asked.and_then(|document| document.into_body()) {
+            let reading = async { self.source.read(spec, url, accept).await?.into_body() };
+            let error = match visit.ask(reading).await {
                 Ok(body) => return Ok(body),
-                Err(error) => FetchError::from(error),
+                Err(error) => error,
             };
             attempts += 1;
             let in_time =

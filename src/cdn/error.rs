@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::LedgerError;
-use super::pace;
 use crate::domain::Md5Digest;
 use crate::origin::{self, OriginError, TokenError};
 use crate::pieces::PieceFileError;
@@ -21,9 +20,9 @@ pub enum FetchError {
     Length { sent: u64, announced: u64 },
     #[error(
         "the source sent {bytes} bytes while it was waited for {waited_s} s, which is less than {}: {min_bytes_per_s} bytes a second",
-        if *.min_bytes_per_s == pace::IN_DEMAND_BYTES_PER_S { "while others wait for its place" } else { "sourceMinRate" }
+        if *.in_demand { "while others wait for its place" } else { "sourceMinRate" }
     )]
-    Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64 },
+    Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64, in_demand: bool },
     #[error("the source was silent for {silent_s} s while others waited to be asked")]
     GaveWay { silent_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]

@@ -6,7 +6,7 @@ use super::body::{Body, Ends, Part};
 use super::cutter::{self, Written};
 use super::patience::Patience;
 use super::places::{Size, Visit};
-use super::{FetchError, Known, Ledger, Worker, blocking};
+use super::{FetchError, Known, Ledger, Worker, blocking, wait_for_place};
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskSpec};
 use crate::origin::{self, OriginError};
 use crate::pieces::{Slot, SlotWriter};
@@ -54,8 +54,16 @@ impl Worker {
         let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
         let part = if run_end == first { origin::Part::ALL } else { origin::Part { first, last: Some(run_end - 1) } };
-        let _taking = visit.body(size_to_come(spec, known, lost)).await?;
-        let mut answer = self.source.ask(spec, part, &known.validators, &|_| ()).await?;
+        let size = size_to_come(spec, known, lost);
+        let asking = async || visit.ask(self.source.ask(spec, part, &known.validators, &|_| ())).await;
+        let answer = asking().await?;
+        let (_taking, mut answer) = match visit.try_body(size) {
+            Some(place) => (place, answer),
+            None => match wait_for_place(visit, size, answer).await? {
+                (place, Some(answer)) => (place, answer),
+                (place, None) => (place, asking().await?),
+            },
+        };
         let lengths_differ = matches!((known.length, answer.length), (Some(before), Some(now)) if before != now);
         if lengths_differ {
             return Err(OriginError::Changed.into());

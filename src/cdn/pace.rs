@@ -21,15 +21,16 @@ pub struct RateMin {
 }
 
 /// What a source must send at least that holds a place while others wait for one. Clients give up what is slower.
-pub(super) const IN_DEMAND_BYTES_PER_S: u64 = 64 * 1024;
+const IN_DEMAND_BYTES_PER_S: u64 = 64 * 1024;
+/// The time over which that is judged at most.
+const IN_DEMAND_WINDOW: Duration = Duration::from_secs(10);
+/// While a source is silent, others may come to wait.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl RateMin {
-    /// The same, or more where others wait; whoever wants whatever comes is not asked for more.
-    pub const fn in_demand(self, others_wait: bool) -> Self {
-        if others_wait && self.bytes_per_s > 0 && self.bytes_per_s < IN_DEMAND_BYTES_PER_S {
-            return Self { bytes_per_s: IN_DEMAND_BYTES_PER_S, ..self };
-        }
-        self
+    /// Where others wait.
+    fn in_demand(self) -> Self {
+        Self { bytes_per_s: self.bytes_per_s.max(IN_DEMAND_BYTES_PER_S), window: self.window.min(IN_DEMAND_WINDOW) }
     }
 
     /// Within the window.
@@ -46,27 +47,34 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The next bytes of the body; `None` at its end.
-    pub async fn chunk(&mut self, answer: &mut Answer, min: RateMin) -> Result<Option<Bytes>, FetchError> {
-        if min.bytes_per_s == 0 {
+    /// The next bytes of the body; `None` at its end. Where whatever comes is wanted, no more is asked for in demand.
+    pub async fn chunk(
+        &mut self,
+        answer: &mut Answer,
+        usual: RateMin,
+        others_wait: impl Fn() -> bool,
+    ) -> Result<Option<Bytes>, FetchError> {
+        if usual.bytes_per_s == 0 {
             return Ok(answer.chunk().await?);
         }
         loop {
+            let in_demand = others_wait();
+            let min = if in_demand { usual.in_demand() } else { usual };
+            if self.waited >= min.window {
+                let Self { waited, bytes } = std::mem::take(self);
+                if bytes < min.bytes() {
+                    let min_bytes_per_s = min.bytes_per_s;
+                    return Err(FetchError::Slow { bytes, waited_s: waited.as_secs(), min_bytes_per_s, in_demand });
+                }
+            }
             let began = Instant::now();
-            let left = min.window.saturating_sub(self.waited);
+            let left = min.window.saturating_sub(self.waited).min(LOOK_EVERY);
             let came = tokio::time::timeout(left, answer.chunk()).await;
             self.waited += began.elapsed();
-            match came {
-                Ok(chunk) => {
-                    let chunk = chunk?;
-                    self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-                    return Ok(chunk);
-                }
-                Err(_) if self.bytes < min.bytes() => {
-                    let Self { waited, bytes } = *self;
-                    return Err(FetchError::Slow { bytes, waited_s: waited.as_secs(), min_bytes_per_s: min.bytes_per_s });
-                }
-                Err(_) => *self = Self::default(),
+            if let Ok(chunk) = came {
+                let chunk = chunk?;
+                self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                return Ok(chunk);
             }
         }
     }

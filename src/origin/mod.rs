@@ -373,7 +373,7 @@ fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::Clien
         .user_agent(concat!("supernode/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(idle_timeout)
-        .dns_resolver(Arc::new(CheckedResolver(policy.clone())))
+        .dns_resolver(Arc::new(CheckedResolver::new(policy.clone())))
         .redirect(checked_redirects(policy.clone()))
         // It would show a signed URL to wherever that redirects.
         .referer(false)

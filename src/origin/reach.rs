@@ -2,32 +2,52 @@
 //! around the policy, and a name that resolves otherwise the second time is checked a second time.
 
 use std::error::Error;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, LazyLock};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use crate::domain::policy::{Forbidden, SourcePolicy};
 
+/// Names looked up at once, of all sources. A lookup takes one of the threads that may block, which the disk needs as well,
+/// and goes on when nobody waits for it any more: half of them are never a name server's.
+const LOOKUPS_MAX: usize = 256;
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
 
 /// Resolves names to those of their addresses that may be connected to.
 #[derive(Debug)]
-pub struct CheckedResolver(pub Arc<SourcePolicy>);
+pub struct CheckedResolver {
+    policy: Arc<SourcePolicy>,
+    lookups: Arc<Semaphore>,
+}
+
+impl CheckedResolver {
+    pub fn new(policy: Arc<SourcePolicy>) -> Self {
+        static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Self { policy, lookups: LOOKUPS.clone() }
+    }
+}
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let policy = self.0.clone();
+        let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
         Box::pin(async move {
-            let host = name.as_str();
-            // The port is filled in by whoever asks.
-            let found = tokio::net::lookup_host((host, 0)).await?;
+            let turn = lookups.acquire_owned().await?;
+            let host = name.as_str().to_owned();
+            let looked_up = tokio::task::spawn_blocking(move || {
+                // The port is filled in by whoever asks.
+                let found = (name.as_str(), 0).to_socket_addrs();
+                drop(turn);
+                found
+            });
+            let found = looked_up.await??;
             let (mut allowed, mut forbidden) = (Vec::<SocketAddr>::new(), None);
             for address in found {
-                match policy.check_address(host, address.ip()) {
+                match policy.check_address(&host, address.ip()) {
                     Ok(()) => allowed.push(address),
                     Err(error) => forbidden = Some(error),
                 }

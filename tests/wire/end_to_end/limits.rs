@@ -75,6 +75,19 @@ async fn a_slow_source_holds_its_place_only_until_others_want_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_silent_source_holds_its_place_only_until_others_want_it() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let settings = "base:\n  downloadsMax: 1\n  downloadsPerHostMax: 1\n  sourceMinRateWindow: 10m\n  sourceIdleTimeout: 10m\n";
+    let service = Service::start_configured(settings).await;
+    let silent = File { ending: Ending::StallsAfter(1000), ..File::new(random_content(3_000_000)) };
+    register(&service, &origin.put("silent", silent)).await;
+    let downloaded = download(&service, &origin.put("whole", File::new(content.clone()))).await;
+    assert!(downloaded.content == content, "the file arrived with other bytes");
+    let sentence = "while others wait for its place";
+    eventually("the log tells why", async || service.log().contains(sentence).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_our_own_limits_take_is_not_held_against_a_source() {
     let (origin, content) = (Origin::start().await, random_content(400_000));
     // What is left is 64 KiB a second, a hundredth of what sources must send.
