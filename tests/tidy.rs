@@ -125,6 +125,21 @@ fn the_pure_modules_do_no_io_and_read_no_clock() {
     assert!(wrong.is_empty(), "impure names in pure modules:\n{}", wrong.join("\n"));
 }
 
+/// Bytes of the largest file that a clone should carry.
+const FILE_MAX_BYTES: u64 = 1024 * 1024;
+
+#[test]
+fn nothing_large_and_no_build_of_others_is_kept() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = std::process::Command::new("git").arg("ls-files").current_dir(root).output();
+    // An archive of the sources has no list.
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else { return };
+    let listed = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let large = |name: &&str| fs::metadata(root.join(name)).is_ok_and(|file| file.len() > FILE_MAX_BYTES);
+    let wrong: Vec<&str> = listed.lines().filter(large).collect();
+    assert!(wrong.is_empty(), "files of more than {FILE_MAX_BYTES} bytes: {wrong:?}");
+}
+
 #[test]
 fn the_checks_notice_what_they_look_for() {
     assert_eq!(used("use crate::store::Store; crate::http::x()"), ["store", "http"]);

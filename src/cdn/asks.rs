@@ -3,8 +3,9 @@
 //! A free place goes to the host that holds fewest, and among those to whoever came first: one host with many files is one
 //! among others. A source may be silent for as long as it likes while nobody waits; where somebody does whose host holds
 //! fewer, one that has been silent for longer than [`GRACE`] gives way, of the host that holds most.
-//! Invariant: a place is free again only once what was asked with it is over, its connection included.
+//! Invariant: a place is free again only once its ask is answered, or is over and its connection with it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -43,8 +44,9 @@ struct State {
     hosts: HashMap<HostKey, Host>,
     /// Hosts whose next ask may have a place: by the places that they hold, and by when it came.
     next: BTreeSet<(usize, u64, HostKey)>,
-    /// Hosts of which one ask may give way: by the places that they hold, and by when it came.
-    silent: BTreeSet<(usize, u64, HostKey)>,
+    /// Hosts of which one ask may give way: by the places that they hold, and of two alike the one whose ask came first is the
+    /// last: it had longer than the others, and ever new hosts do not make one another's time short.
+    silent: BTreeSet<(usize, Reverse<u64>, HostKey)>,
     /// The one that is giving way. One at a time: who waits may have another place by then.
     giving_way: Option<u64>,
 }
@@ -123,14 +125,14 @@ impl State {
             self.next.remove(&(host.held, number, key));
         }
         if let Some(number) = host.first_to_give_way() {
-            self.silent.remove(&(host.held, number, key));
+            self.silent.remove(&(host.held, Reverse(number), key));
         }
         let changed = change(host);
         if let Some(number) = host.next() {
             self.next.insert((host.held, number, key));
         }
         if let Some(number) = host.first_to_give_way() {
-            self.silent.insert((host.held, number, key));
+            self.silent.insert((host.held, Reverse(number), key));
         }
         if host.held == 0 && host.waiting.is_empty() {
             self.hosts.remove(&key);
@@ -152,7 +154,8 @@ impl State {
             // Whoever has gone in between gives its place back.
             let _ = waiter.map(|waiter| waiter.send(()));
         }
-        if let (None, Some(&(fewest, ..)), Some(&(most, number, key))) = (self.giving_way, self.next.first(), self.silent.last())
+        if let (None, Some(&(fewest, ..)), Some(&(most, Reverse(number), key))) =
+            (self.giving_way, self.next.first(), self.silent.last())
             && is_fairer(fewest, most)
             && let Some(silent) = self.change(key, |host| host.silent.remove(&number))
         {
@@ -314,6 +317,23 @@ mod tests {
         for (_, silence) in gave_way {
             let word = silence.await.expect("it does not panic").expect_err("nothing was answered");
             assert!(word.after >= GRACE, "{word:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_hosts_with_equal_shares_the_one_that_had_longest_gives_way() {
+        let asks = Arc::new(Asks::default());
+        let mut silences = Vec::new();
+        for number in 0..ASKS_MAX {
+            silences.push(silent(&asks, host(number)));
+            sleep(Duration::from_millis(10)).await;
+        }
+        for number in 0..3 {
+            sleep(GRACE).await;
+            takes(&asks, host(ASKS_MAX + number)).await;
+            silences.push(silent(&asks, host(2 * ASKS_MAX + number)));
+            let gone: Vec<usize> = (0..).zip(&silences).filter(|(_, silence)| silence.is_finished()).map(|(at, _)| at).collect();
+            assert_eq!(gone, (0..=number).collect::<Vec<_>>());
         }
     }
 

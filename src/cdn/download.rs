@@ -129,11 +129,14 @@ impl Download {
         part: &Part,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        self.hash.update(part.slot.content());
-        check_md5(spec, &self.hash)?;
+        let mut hash = self.hash.clone();
+        hash.update(part.slot.content());
+        check_md5(spec, &hash)?;
         let slot = Slot::wrap(piece_size, part.slot.content());
-        self.digests.push(slot.digest());
+        let digest = slot.digest();
         ledger.stored_small(slot).await?;
+        self.hash = hash;
+        self.digests.push(digest);
         Ok(self.fetched())
     }
 

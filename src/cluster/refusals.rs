@@ -38,6 +38,8 @@ pub enum Rest {
     Missing,
     /// For longer with every failure in a row.
     Growing,
+    /// For a moment: that it failed has nothing to do with it.
+    Brief,
     /// The same, and for no less than it asked for.
     AtLeast(Duration),
 }
@@ -49,6 +51,7 @@ impl Rest {
         match self {
             Self::Missing => longest,
             Self::Growing => grown.min(longest),
+            Self::Brief => FIRST_WAIT.min(longest),
             Self::AtLeast(least) => grown.max(least).min(longest),
         }
     }
@@ -75,8 +78,9 @@ impl Refused {
             | FetchError::Unfit(_)
             | FetchError::TooLong(_)
             | FetchError::Length { .. }
-            | FetchError::Slow { .. }
-            | FetchError::GaveWay { .. } => (Self::Unreachable(reason), Rest::Growing),
+            | FetchError::Slow { .. } => (Self::Unreachable(reason), Rest::Growing),
+            // What others wanted meanwhile is not held against the source.
+            FetchError::GaveWay { .. } => (Self::Ours(reason), Rest::Brief),
             FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), Rest::Growing),
         }
     }

@@ -154,6 +154,11 @@ impl Cluster {
         let (outcome, changed) = match &word {
             Ok(Ok(Freshness::Unchanged)) => ("unchanged", false),
             Ok(Ok(Freshness::Changed)) => ("changed", true),
+            // It was never its turn for long enough: that says nothing of the source, which is asked again for the next to come.
+            Ok(Err(FetchError::GaveWay { .. })) => {
+                METRICS.revalidations.with_label_values(&["gave_way"]).inc();
+                return;
+            }
             Ok(Err(error)) => {
                 let error: &FetchError = error;
                 tracing::warn!(%task, error = error as &dyn std::error::Error, "source does not say whether it changed: serving what is cached");

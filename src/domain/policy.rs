@@ -7,8 +7,16 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 /// Where clouds answer with credentials, and link-local addresses. Reached only where an operator allows the network.
-const NEVER_BY_DEFAULT: [&str; 5] =
-    ["169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32"];
+const NEVER_BY_DEFAULT: [&str; 7] = [
+    "169.254.0.0/16",
+    "fe80::/10",
+    "fd00:ec2::254/128",
+    "fd20:ce::254/128",
+    "100.100.100.200/32",
+    // Azure's WireServer, and Oracle Cloud's metadata service beside the one above.
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+];
 /// The first 96 bits of addresses that stand for an IPv4 address behind a translator (RFC 6052).
 const NAT64_PREFIX: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 
@@ -220,6 +228,8 @@ mod tests {
             "fe80::1",
             "fd00:ec2::254",
             "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
         ] {
             assert!(!reaches(&default, "innocent.example", address), "{address}");
         }

@@ -52,7 +52,9 @@ async fn dump(query: String, cluster: Arc<Cluster>) -> Response {
             Ok(()) => drop(settling.let_go()),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "dump breaks off");
-                put_error(&lines, &error.to_string());
+                if !settling.broken && settling.let_go() {
+                    put_error(&lines, &error.to_string());
+                }
             }
         }
     })

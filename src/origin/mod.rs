@@ -173,6 +173,22 @@ pub enum Freshness {
     Changed,
 }
 
+/// A token is being asked for; also over where whoever asks gives up.
+struct Exchange<'a>(&'a (dyn Fn(bool) + Send + Sync));
+
+impl<'a> Exchange<'a> {
+    fn begin(told: &'a (dyn Fn(bool) + Send + Sync)) -> Self {
+        told(true);
+        Self(told)
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        (self.0)(false);
+    }
+}
+
 /// Asks sources.
 #[derive(Debug)]
 pub struct Source {
@@ -281,9 +297,10 @@ impl Source {
         let Some(service) = service else { return Ok(response) };
         // Its connection is not needed meanwhile.
         drop(response);
-        authenticating(true);
-        let token = self.token(spec, &service).await;
-        authenticating(false);
+        let token = {
+            let _exchange = Exchange::begin(authenticating);
+            self.token(spec, &service).await
+        };
         let token = token.map_err(|error| OriginError::Token { service: service.host_and_port(), error })?;
         headers.insert(header::AUTHORIZATION, token);
         self.send(spec, url, headers).await

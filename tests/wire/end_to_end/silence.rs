@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -72,8 +73,10 @@ async fn a_source_that_takes_its_time_is_waited_for_where_nobody_else_is_kept_fr
     let (origin, content) = (Origin::start().await, random_content(1000));
     let service = Service::start_configured(PATIENT).await;
     let silence = Silence::start(&service, 3).await;
-    let all_wait = async || (places(&service, "asks", "held").await == 192).then_some(());
+    let all_wait = async || (places(&service, "asks", "held").await == 192 && silence.requests() == 192).then_some(());
     eventually("each holds what one host may", all_wait).await;
+    // Longer than any of them might be silent if others had to wait.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let downloaded = download(&service, &origin.put("one", File::new(content.clone()))).await;
     assert!(downloaded.content == content, "the file arrived with other bytes");
     assert_eq!(silence.requests(), 192, "nobody had to give way");
