@@ -54,7 +54,14 @@ impl Throttle {
 
     /// Holds from the next turn on; 0 for no limit.
     pub fn set_rate(&self, rate_bytes_per_s: u64) {
-        self.rate_bytes_per_s.store(rate_bytes_per_s, Ordering::Relaxed);
+        let mut account = self.account.lock();
+        let before = self.rate_bytes_per_s.swap(rate_bytes_per_s, Ordering::Relaxed);
+        // Whoever comes now does not wait for what others have still to pay at the lower rate.
+        if rate_bytes_per_s == 0 || before < rate_bytes_per_s {
+            let now = Instant::now();
+            let share = if rate_bytes_per_s == 0 { 0.0 } else { before as f64 / rate_bytes_per_s as f64 };
+            account.paid_until = account.paid_until.min(now + account.paid_until.saturating_duration_since(now).mul_f64(share));
+        }
     }
 
     /// Returns when so many more bytes are within the rate, and within that of the one who takes them (0 for no limit),
@@ -112,6 +119,19 @@ mod tests {
         let (one, other) = tokio::join!(take(throttle.clone(), 50), take(throttle.clone(), 50));
         let took = one.max(other);
         assert!(took > Duration::from_millis(9800) && took < Duration::from_millis(10_200), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_after_a_rate_was_raised_waits_for_no_turn_at_the_old_one() {
+        for raised in [100 * CHUNK, 0] {
+            let throttle = Arc::new(Throttle::new(CHUNK));
+            let waiting: Vec<_> = (0..32).map(|_| tokio::spawn(take(throttle.clone(), 1))).collect();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            throttle.set_rate(raised);
+            let took = take(throttle, 1).await;
+            assert!(took < Duration::from_millis(500), "{took:?} at {raised}");
+            waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        }
     }
 
     #[tokio::test(start_paused = true)]
