@@ -81,6 +81,8 @@ pub struct Cached {
     /// How long ago it was last used.
     pub idle: Duration,
     pub in_use: Option<Use>,
+    /// An operator has pinned it, whether or not something else uses it now.
+    pub pinned: bool,
     /// All of the source is here: what is worth keeping.
     pub whole: bool,
     /// It was fetched for clients that have yet to come: it does not expire sooner. It may go for want of room.
@@ -315,6 +317,7 @@ mod tests {
             unused: idle,
             idle,
             in_use: None,
+            pinned: false,
             whole: true,
             awaited_for: Duration::ZERO,
         }

@@ -333,6 +333,7 @@ impl Inner {
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.must_stay(now),
+            pinned: self.pinned,
             whole: is_kept && self.swarm.is_whole(),
             awaited_for: self.awaited_for,
         }

@@ -54,6 +54,7 @@ impl CachedFile {
             Some(left) => format!("expires in {}", rounded(*left)),
             None => "does not expire".to_owned(),
         };
+        let and_pinned = if cached.pinned { "; pinned" } else { "" };
         match fate {
             Fate::Goes(Reason::Expired) => {
                 format!("nobody used it for {}, it is kept for {}", rounded(cached.unused), rounded(cached.expires_after(rules)))
@@ -61,9 +62,9 @@ impl CachedFile {
             Fate::Goes(Reason::Quota) => "the repository is beyond repositoryHighWatermark of repositoryQuota".to_owned(),
             Fate::Goes(Reason::LittleRoom) => "the disk has less room than youngGCThreshold".to_owned(),
             Fate::Goes(Reason::HardlyAnyRoom) => "the disk has no more room than fullGCThreshold".to_owned(),
-            Fate::Stays(Stay::InUse(Use::SourceFetched)) => "it is being fetched from its source".to_owned(),
-            Fate::Stays(Stay::InUse(Use::Clients(1))) => "a client is fetching it".to_owned(),
-            Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it"),
+            Fate::Stays(Stay::InUse(Use::SourceFetched)) => format!("it is being fetched from its source{and_pinned}"),
+            Fate::Stays(Stay::InUse(Use::Clients(1))) => format!("a client is fetching it{and_pinned}"),
+            Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it{and_pinned}"),
             Fate::Stays(Stay::InUse(Use::Pinned)) => "it is pinned".to_owned(),
             Fate::Stays(Stay::JustUsed) if cached.idle > cached.unused => {
                 format!("the disk has little room, but the service started only {} ago", rounded(cached.unused))

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::StartError;
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
@@ -25,12 +26,23 @@ pub enum Found {
     Unreadable,
 }
 
+/// A piece that is recorded as stored and is not.
+#[derive(Clone, Debug)]
+pub struct LostPiece {
+    pub task: TaskId,
+    pub piece: PieceNumber,
+    pub digest: PieceDigest,
+    /// The file that should have it, or that the database should.
+    pub place: Arc<str>,
+    pub found: Found,
+}
+
 /// What a comparison found.
 #[derive(Clone, Debug, Default)]
 pub struct Comparison {
     pub pieces: u64,
     pub bytes: u64,
-    pub lost: Vec<(TaskId, PieceNumber, PieceDigest, Found)>,
+    pub lost: Vec<LostPiece>,
     /// Files that no task names.
     pub orphans: Vec<PathBuf>,
 }
@@ -41,15 +53,20 @@ pub fn compare(store: &Store, repository: &Repository, progress: &mut dyn FnMut(
     let mut named = HashSet::new();
     for id in store.task_ids()? {
         let Some(StoredPieces { status, pieces }) = store.stored_pieces(&id)? else { continue };
-        named.insert(repository.path(&id, status.generation));
+        let path = repository.path(&id, status.generation);
         let file = open(store, repository, &id, &status);
+        let place: Arc<str> = match &file {
+            Ok(Some(PieceBytes::Row { .. })) => "in the database".into(),
+            _ => path.display().to_string().into(),
+        };
+        named.insert(path);
         for (piece, digest) in pieces {
             let bytes = u64::from(digest.slot_len());
             comparison.pieces += 1;
             comparison.bytes += bytes;
             match find(&file, piece, &digest) {
                 Found::Sound => {}
-                found => comparison.lost.push((id, piece, digest, found)),
+                found => comparison.lost.push(LostPiece { task: id, piece, digest, place: place.clone(), found }),
             }
             progress(bytes);
         }
@@ -110,9 +127,10 @@ fn find(file: &Result<Option<PieceBytes>, PieceFileError>, piece: PieceNumber, d
 
 /// Has lost pieces fetched again: their records say so from now on. Tells how many those are.
 pub fn mark_lost(store: &Store, comparison: &Comparison) -> Result<usize, StartError> {
-    let lost = comparison.lost.iter().filter(|(_, _, _, found)| matches!(found, Found::Missing | Found::Damaged));
-    let changes: Vec<Change> =
-        lost.map(|(task, piece, digest, _)| Change::PieceLost { task: *task, piece: *piece, digest: *digest }).collect();
+    let lost = comparison.lost.iter().filter(|lost| matches!(lost.found, Found::Missing | Found::Damaged));
+    let changes: Vec<Change> = lost
+        .map(|LostPiece { task, piece, digest, .. }| Change::PieceLost { task: *task, piece: *piece, digest: *digest })
+        .collect();
     for some in changes.chunks(CHANGES_AT_ONCE) {
         store.write(some)?;
     }

@@ -1,8 +1,11 @@
 //! `supernode check`: whether a home, or a snapshot, is sound, and what mends it if not.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+
+use anyhow::Context;
 
 use super::home_lock::HomeLock;
 use super::progress::Progress;
@@ -11,6 +14,7 @@ use crate::cluster::pieces_on_disk::{self, Found};
 use crate::cluster::snapshots;
 use crate::config::Home;
 use crate::pieces::Repository;
+use crate::store::snapshot::SnapshotError;
 use crate::store::{SCHEMA_VERSION, Store, StoreError, snapshot};
 
 /// Problems of one kind that are named; more are counted.
@@ -25,7 +29,10 @@ pub struct ProblemsFound(usize);
 pub fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let mut findings = Findings::default();
     match &args.snapshot {
-        Some(path) => check_snapshot(path, &mut findings),
+        Some(path) => {
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            check_snapshot(path, &mut findings);
+        }
         None => {
             let home = super::home_of(&args.home)?;
             super::require_home(&home)?;
@@ -115,12 +122,13 @@ fn check_pieces(home: &Home, store: &Store, findings: &mut Findings) {
     let lost: Vec<String> = comparison
         .lost
         .iter()
-        .map(|(task, piece, _, found)| match found {
-            Found::Damaged => format!("piece {piece} of the task {task} has other bytes than were written"),
-            Found::Unreadable => {
-                format!("piece {piece} of the task {task} cannot be read: look at the disk and the file's permissions")
+        .map(|lost| {
+            let piece = format!("piece {} of the task {} ({})", lost.piece, lost.task, lost.place);
+            match lost.found {
+                Found::Damaged => format!("{piece} has other bytes than were written"),
+                Found::Unreadable => format!("{piece} cannot be read: look at the disk and the file's permissions"),
+                Found::Missing | Found::Sound => format!("{piece} is not on disk"),
             }
-            Found::Missing | Found::Sound => format!("piece {piece} of the task {task} is not on disk"),
         })
         .collect();
     findings.add_all(&lost, refetch);
@@ -132,7 +140,21 @@ fn check_snapshot(path: &Path, findings: &mut Findings) {
     match snapshot::verify(path) {
         Ok(contents) => println!("snapshot {}: {} rows, sound", path.display(), contents.rows),
         Err(error) => {
-            findings.add(format!("{:#}", anyhow::Error::from(error)), "take another: supernode snapshot; and remove this one");
+            let mend = mend_of_snapshot(&error);
+            findings.add(format!("{:#}", anyhow::Error::from(error)), mend);
+        }
+    }
+}
+
+/// Only what is a snapshot, and a broken one, is anybody told to remove.
+const fn mend_of_snapshot(error: &SnapshotError) -> &'static str {
+    match error {
+        SnapshotError::Damaged { .. } | SnapshotError::Row { .. } => "take another: supernode snapshot; and remove this one",
+        SnapshotError::NotASnapshot { .. } => "is this the right file?",
+        SnapshotError::Format { .. } | SnapshotError::NewerSchema { .. } => "check it with that program",
+        SnapshotError::File { .. } => "look at the disk and the file's permissions, and check again",
+        SnapshotError::Underway | SnapshotError::FellBehind | SnapshotError::Exists { .. } | SnapshotError::Store(_) => {
+            "check again"
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::fs::Mode;
 
 use crate::config::Home;
@@ -29,6 +29,16 @@ impl HomeInUse {
         let _ = lock.read_to_string(&mut pid);
         let pid = if pid.trim().is_empty() { "(unknown)".to_owned() } else { pid.trim().to_owned() };
         Self { home: home.path().display().to_string(), pid }
+    }
+}
+
+/// Says what a home is where something else is in its place.
+pub fn require_no_file(home: &Home) -> anyhow::Result<()> {
+    match home.path().metadata() {
+        Ok(found) if !found.is_dir() => {
+            bail!("the home {} is not a directory: name another with --home-dir", home.path().display())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -60,6 +70,7 @@ impl HomeLock {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
+        require_no_file(home)?;
         let is_new = !home.path().exists();
         private.create(home.path()).with_context(|| format!("cannot make the directory {}", home.path().display()))?;
         if is_new {

@@ -51,6 +51,7 @@ fn home_of(args: &HomeArgs) -> anyhow::Result<Home> {
 
 /// Commands that look at a home make none.
 fn require_home(home: &Home) -> anyhow::Result<()> {
+    home_lock::require_no_file(home)?;
     if let Err(error) = std::fs::read_dir(home.path())
         && error.kind() == std::io::ErrorKind::PermissionDenied
     {

@@ -20,6 +20,9 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     super::require_home(&home)?;
     let output = args.output.clone().unwrap_or_else(|| snapshots::default_path(&home));
     let output = std::path::absolute(&output).with_context(|| format!("cannot tell where {} is", output.display()))?;
+    if args.output.is_some() {
+        require_directory_of(&output)?;
+    }
     let progress = Progress::rows();
     let taken = match HomeLock::take_at_once(&home) {
         Ok(_lock) => {
@@ -37,6 +40,16 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     let pause = at_least(Duration::from_micros(longest_pause_us), Duration::from_micros(1));
     println!("{path}: {rows} rows, {bytes} bytes, took {took}, longest pause of answers {pause}");
     Ok(())
+}
+
+/// A directory that a person names and that is not there is one mistyped, or a disk that is not mounted.
+fn require_directory_of(output: &Path) -> anyhow::Result<()> {
+    match output.parent() {
+        Some(directory) if !directory.is_dir() => {
+            bail!("the directory {} is not there: make it, or name another with --output", directory.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A time, or that it was shorter than what it is told in.

@@ -19,6 +19,8 @@ pub const DEFAULT_FILE: &str = "/etc/dragonfly/supernode.yml";
 /// A longer file is not a configuration. Bytes.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 const BASE: &str = "base";
+/// The section that says which sources are forbidden.
+const POLICY: &str = "source";
 const PREFIX: &str = "SUPERNODE_";
 /// Variables with the prefix that are no settings.
 const OTHER_VARIABLES: [&str; 2] = ["SUPERNODE_LOG", "SUPERNODE_CONFIG"];
@@ -208,6 +210,7 @@ impl Reading {
                 origins[place] = origin.clone();
             }
         }
+        self.wrong.extend(one_port_for_two(&config, &origins));
         if !self.wrong.is_empty() {
             // What is not in the file keeps its order.
             self.wrong.sort_by_key(|wrong| if let Origin::File { line, .. } = wrong.origin { line } else { usize::MAX });
@@ -313,17 +316,32 @@ impl FileReader<'_> {
         self.reading.wrong.push(WrongValue { origin, key, found: found.to_owned(), allowed: allowed.to_owned() });
     }
 
-    /// The last part of a key is what people know: a key in the wrong place is found by it, too.
     fn unknown(&mut self, path: &str, line: usize) {
-        let leaf = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
-        let near = nearest(leaf_of(path), SETTINGS.iter().map(|setting| leaf(setting.key)).chain([BASE, "logConfig"]));
-        let whole = near.map(|near| match SETTINGS.iter().find(|setting| leaf(setting.key) == near) {
-            Some(setting) => format!("{BASE}.{}", setting.key),
-            None => near.to_owned(),
-        });
+        let whole = nearest_place(path);
+        let policy = format!("{BASE}.{POLICY}");
+        // What may be meant to forbid something is not ignored.
+        if is_within(&policy, path) || whole.as_deref().is_some_and(|whole| is_within(&policy, whole)) {
+            let allowed = format!("{}, for no policy may be ignored", whole.unwrap_or(policy));
+            return self.wrong(line, path, "unknown", &allowed);
+        }
         let text = format!("{}:{line}: {path} is unknown and ignored{}", self.path.display(), meant(whole.as_deref()));
         self.reading.warnings.push(text);
     }
+}
+
+/// The setting or section that is nearest to an unknown one. The last part of a key is what people know: a key in the wrong
+/// place is found by it, too.
+fn nearest_place(path: &str) -> Option<String> {
+    let sections = SETTINGS.iter().filter_map(|setting| setting.key.rsplit_once('.')).map(|(section, _)| section);
+    let mut places = SETTINGS.iter().map(|setting| setting.key).chain(sections);
+    match nearest(last_part(path), places.clone().map(last_part).chain([BASE]))? {
+        BASE => Some(BASE.to_owned()),
+        near => places.find(|place| last_part(place) == near).map(|place| format!("{BASE}.{place}")),
+    }
+}
+
+fn is_within(section: &str, path: &str) -> bool {
+    path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The items of a list of single values.
@@ -335,7 +353,7 @@ fn texts(items: &[Rc<Node>]) -> Option<Vec<&str>> {
     texts.collect()
 }
 
-fn leaf_of(path: &str) -> &str {
+fn last_part(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
@@ -375,6 +393,20 @@ fn follow(config: &mut Config, origins: &[Origin]) {
     if is_default("downloadsPerHostMax") {
         config.downloads_per_host_max = config.downloads_per_host_max.min((config.downloads_max / 2).max(1));
     }
+}
+
+/// Two sockets cannot have one port: whoever is given it last has to choose another.
+fn one_port_for_two(config: &Config, origins: &[Origin]) -> Option<WrongValue> {
+    let port = Some(config.port).filter(|port| *port != 0 && *port == config.download_port)?;
+    let origin_of = |key: &str| SETTINGS.iter().zip(origins).find(|(setting, _)| setting.key == key).map(|(_, origin)| origin);
+    let (api, download) = ("listenPort", "downloadPort");
+    let (key, other) = if origin_of(download)? == &Origin::Default { (api, download) } else { (download, api) };
+    Some(WrongValue {
+        origin: origin_of(key)?.clone(),
+        key: key.to_owned(),
+        found: format!("the same as {other}, {port}"),
+        allowed: "another port, or 0 for any that is free".to_owned(),
+    })
 }
 
 /// Settings that are allowed one by one and make no sense together.

@@ -172,6 +172,28 @@ fn an_unknown_key_is_ignored_with_a_warning_that_names_the_nearest() {
 }
 
 #[test]
+fn what_belongs_below_base_is_told_where_and_a_policy_that_nobody_would_heed_is_refused() {
+    let warned = |text| load(text).1;
+    assert_eq!(
+        warned("logConfig:\n  path: x\n"),
+        ["supernode.yml:1: logConfig is unknown and ignored; base.logConfig is the nearest that is known"]
+    );
+    let cases = [
+        ("source: {deny: [a]}\n", 1, "source", "base.source"),
+        ("Sources: {deny: [a]}\n", 1, "Sources", "base.source"),
+        ("deny: [a]\n", 1, "deny", "base.source.deny"),
+        ("base:\n  allow: [a]\n", 2, "base.allow", "base.source.allow"),
+        ("base:\n  sorce: {deny: [a]}\n", 2, "base.sorce", "base.source"),
+        ("base:\n  source:\n    alow: [a]\n", 3, "base.source.alow", "base.source.allow"),
+        ("base:\n  source:\n    only: [a]\n", 3, "base.source.only", "base.source"),
+    ];
+    for (text, line, key, meant) in cases {
+        let expected = format!("supernode.yml:{line}: {key} is unknown; allowed is {meant}, for no policy may be ignored");
+        assert_eq!(Scene::with(text).error(), expected, "{text:?}");
+    }
+}
+
+#[test]
 fn nothing_said_is_the_default() {
     for text in [
         "",

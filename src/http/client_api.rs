@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use warp::Reply;
 use warp::reply::Response;
@@ -318,15 +318,32 @@ pub struct VersionData {
 }
 
 pub fn read_object(body: &Bytes) -> Result<Params<'static>, Answer> {
+    object_in(body).map(Params::of_object).map_err(|why| Answer::transport(StatusCode::BAD_REQUEST, &why))
+}
+
+fn object_in(body: &Bytes) -> Result<Map<String, Value>, String> {
+    let not_an_object = "the body is not a JSON object";
     match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(Params::of_object(object)),
-        _ => Err(Answer::transport(StatusCode::BAD_REQUEST, "the body is not a JSON object")),
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(not_an_object.to_owned()),
+        // It names the place and what was expected there, and quotes nothing of the body.
+        Err(error) => Err(format!("{not_an_object}: {error}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_that_is_no_json_object_is_told_where_it_goes_wrong() {
+        let refused = |body: &'static str| object_in(&Bytes::from_static(body.as_bytes())).expect_err("it is none");
+        assert_eq!(refused("{\"a\": 1,\n \"b\" 2}"), "the body is not a JSON object: expected `:` at line 2 column 6");
+        assert_eq!(refused(""), "the body is not a JSON object: EOF while parsing a value at line 1 column 0");
+        for sound in ["[1]", "3"] {
+            assert_eq!(refused(sound), "the body is not a JSON object", "{sound} is JSON");
+        }
+    }
 
     #[test]
     fn one_report_does_not_drown_the_others() {

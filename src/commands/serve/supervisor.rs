@@ -49,6 +49,8 @@ const PORTS_FREE_WITHIN: Duration = Duration::from_millis(500);
 const BIND_EVERY: Duration = Duration::from_millis(10);
 /// Between two starts: workers that die as soon as they are ready must not take the whole machine.
 const START_EVERY: Duration = Duration::from_millis(100);
+/// A second signal to stop that comes sooner is the first one once more: `timeout` and terminals signal a process and its group.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How a worker ended that is not started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,7 +132,9 @@ impl Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    Stopping,
+    Stopping {
+        since: Instant,
+    },
     /// The first worker of a new program has to show that it gets ready.
     Trial,
 }
@@ -176,7 +180,7 @@ impl Supervisor {
                 return if ended == WorkerEnded::Code(0) { Ok(()) } else { Err(ended.into()) };
             }
             if self.worker.is_none() {
-                if self.phase == Phase::Stopping {
+                if matches!(self.phase, Phase::Stopping { .. }) {
                     return Ok(());
                 }
                 if Instant::now() >= self.start_at {
@@ -216,12 +220,7 @@ impl Supervisor {
 
     fn take(&mut self, number: u32, sender: u32) {
         match i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) {
-            // Whoever asks twice has waited long enough; a kill loses nothing that was acknowledged.
-            Some(Signal::SIGTERM | Signal::SIGINT) if self.phase == Phase::Stopping => self.tell(rustix::process::Signal::KILL),
-            Some(Signal::SIGTERM | Signal::SIGINT) => {
-                self.phase = Phase::Stopping;
-                self.tell(rustix::process::Signal::TERM);
-            }
+            Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
             Some(Signal::SIGHUP) => self.tell(rustix::process::Signal::HUP),
             Some(Signal::SIGUSR2) if self.phase == Phase::Serving => self.tell(rustix::process::Signal::USR2),
             Some(Signal::SIGUSR1) if self.is_worker(sender) => self.worker_is_ready(),
@@ -231,6 +230,18 @@ impl Supervisor {
             }
             // Another child has ended, or somebody else speaks.
             _ => {}
+        }
+    }
+
+    /// Whoever asks again has waited long enough; a kill loses nothing that was acknowledged.
+    fn stop(&mut self) {
+        match self.phase {
+            Phase::Stopping { since } if since.elapsed() < ASKED_AGAIN_AFTER => {}
+            Phase::Stopping { .. } => self.tell(rustix::process::Signal::KILL),
+            Phase::Serving | Phase::Trial => {
+                self.phase = Phase::Stopping { since: Instant::now() };
+                self.tell(rustix::process::Signal::TERM);
+            }
         }
     }
 
@@ -285,8 +296,8 @@ impl Supervisor {
         let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
         self.start_at = Instant::now();
         Ok(match (self.phase, code) {
-            (Phase::Stopping, Some(DRAINED_FOR_UPGRADE)) => Some(WorkerEnded::Code(0)),
-            (Phase::Stopping, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
+            (Phase::Stopping { .. }, Some(DRAINED_FOR_UPGRADE)) => Some(WorkerEnded::Code(0)),
+            (Phase::Stopping { .. }, _) => Some(code.map_or(WorkerEnded::Killed, WorkerEnded::Code)),
             (Phase::Trial, None) if worker.hung => {
                 self.give_up_upgrade("it hung, and was killed");
                 None

@@ -77,6 +77,8 @@ pub struct CachedFileInfo {
     idle_seconds: u64,
     /// Whether the next round takes it.
     goes: bool,
+    /// Whether an operator has pinned it, so that it stays.
+    pinned: bool,
     /// Why it goes, or why it stays.
     why: String,
     /// Until it expires, if nobody uses it; null while it is in use or pinned.
@@ -95,6 +97,7 @@ impl CachedFileInfo {
             clients: file.clients,
             idle_seconds: cached.idle.as_secs(),
             goes: matches!(file.verdict.fate, Fate::Goes(_)),
+            pinned: cached.pinned,
             why: file.why(rules),
             expires_in_seconds: file.verdict.expires_in.map(|left| left.as_secs()),
         }

@@ -8,7 +8,7 @@ use super::{fetch, files, pull, register};
 use crate::end_to_end::download;
 use crate::harness::dump::output;
 use crate::harness::eventually;
-use crate::harness::exchange::{self, get};
+use crate::harness::exchange::{self, get, request};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::{Service, command};
@@ -49,6 +49,16 @@ async fn a_dry_run_tells_what_would_go_and_takes_nothing_and_the_real_one_takes_
     let (goes, stays) = (line_of(&dry, &unused), line_of(&dry, &using));
     assert!(goes["why"].as_str().is_some_and(|why| why.contains("nobody used it for")), "{goes}");
     assert_eq!((&stays["goes"], &stays["why"]), (&false.into(), &"a client is fetching it".into()), "{stays}");
+    assert_eq!(stays["pinned"], false, "{stays}");
+    let target = format!("/api/v1/tasks/{using}/pin");
+    for (method, pinned, why) in [("PUT", true, "a client is fetching it; pinned"), ("DELETE", false, "a client is fetching it")]
+    {
+        let changed = exchange::call(service.api(), request(method, &target, bytes::Bytes::new())).await;
+        assert_eq!(changed.unwrap_or_else(|error| panic!("{error}")).status, 204);
+        let again = lines(&service, &["--dry-run", "--json"]).await;
+        let told = line_of(&again, &using);
+        assert_eq!((&told["pinned"], &told["why"]), (&pinned.into(), &why.into()), "{told}");
+    }
     assert_eq!(dry.last().expect("a last line")["kind"], "cache");
     assert_eq!(dry.last().expect("a last line")["silentClients"], 1, "the one that has finished: {dry:?}");
     assert!(!format!("{dry:?}").contains("secret"));

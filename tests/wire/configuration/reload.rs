@@ -70,6 +70,11 @@ async fn a_reload_changes_limits_on_the_wire_and_a_wrong_file_changes_nothing() 
     logged(&service, "supernode.yml:3: peerDownLimit is \"none\"; allowed is a whole number", 1).await;
     assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 30 * 1024));
 
+    service.reconfigure("source:\n  deny: ['*']\n");
+    logged(&service, "configuration is not valid and changes nothing: ", 2).await;
+    logged(&service, "supernode.yml:1: source is unknown; allowed is base.source", 1).await;
+    assert_eq!(in_flight(&service, &task, client.cid()).await, (5, 30 * 1024));
+
     // What is no longer said is the default again; what runs under a higher limit runs on.
     service.reconfigure("# nothing\n");
     logged(&service, "configuration is reloaded", 2).await;

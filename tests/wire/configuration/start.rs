@@ -80,7 +80,15 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).expect("a pipe can be made");
     let mut from_pipe = serve_command(&home);
     from_pipe.arg("--config").arg(&pipe);
+    let misplaced_policy = directory.path().join("misplaced.yml");
+    std::fs::write(&misplaced_policy, "source:\n  deny: [internal.example]\n").expect("it can be written");
+    let mut without_policy = serve_command(&home);
+    without_policy.arg("--config").arg(&misplaced_policy);
+    let mut one_port = serve_command(&home);
+    one_port.args(["--port", "18765", "--download-port", "18765"]);
     let cases = [
+        (without_policy, "misplaced.yml:1: source is unknown; allowed is base.source".to_owned()),
+        (one_port, "--download-port: downloadPort is the same as listenPort, 18765; allowed is another port".to_owned()),
         (from_pipe, "pipe.yml: it is a pipe, not a file".to_owned()),
         (wrong_file, format!("{}:3: hold is \"5s\"; allowed is ", file.display())),
         (wrong_flag, "--port: listenPort is \"eighty\"; allowed is a port, 0 to 65535".to_owned()),
@@ -136,6 +144,19 @@ async fn a_dump_finds_the_home_that_the_file_names() {
     let absent = run(dump).await;
     assert_eq!(absent.code, Some(1), "a variable comes before the default");
     assert!(absent.errors.contains("there is no supernode home at"), "{}", absent.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_is_a_file_is_called_one() {
+    let directory = directory_with("home", "text");
+    let home = directory.path().join("home");
+    let mut dump = command();
+    dump.arg("dump").arg("--home-dir").arg(&home);
+    for command in [serve_command(&home), dump] {
+        let Ended { code, errors, .. } = run(command).await;
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(errors.contains(&format!("the home {} is not a directory", home.display())), "{errors}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

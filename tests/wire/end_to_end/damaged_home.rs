@@ -11,7 +11,7 @@ use crate::harness::dump::{Dump, output};
 use crate::harness::eventually;
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
-use crate::harness::service::{Service, binary};
+use crate::harness::service::{Service, binary, command};
 
 /// Where bits are flipped in each file, evenly spread over what is used of it.
 const FLIPS: usize = 64;
@@ -178,6 +178,10 @@ async fn what_a_piece_file_has_lost_is_fetched_again() {
     for damage in [Damage::Removed, Damage::Emptied, Damage::Halved] {
         std::fs::write(&file, &sound).expect("written");
         damage.apply(&file);
+        let mut check = command();
+        check.arg("check").arg("--home-dir").arg(service.home());
+        let said = String::from_utf8(output(check).await.stdout).expect("UTF-8");
+        assert!(said.contains(&format!("({})", file.display())), "{damage:?}: the file is not named in {said}");
         service.restart().await;
         let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
         let got = client.download(service.api(), &Wanted::url(&url)).await;

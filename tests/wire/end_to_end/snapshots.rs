@@ -135,10 +135,37 @@ async fn a_damaged_snapshot_changes_nothing() {
     let said = refused(&["restore", text(&snapshot), "--home-dir", text(&home), "--force"], 1).await;
     assert!(said.contains("damaged"), "{said}");
     let said = refused(&["check", "--snapshot", text(&snapshot)], 1).await;
-    assert!(said.contains("damaged"), "{said}");
+    assert!(said.contains("damaged") && said.contains("remove this one"), "{said}");
     assert_eq!(Dump::of(&home).await.sorted(), before.sorted());
     let beside = std::fs::read_dir(&home).expect("readable").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     assert!(beside.into_iter().all(|name| !name.starts_with("db.")), "something is left of the attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_a_file_is_that_is_no_sound_snapshot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("s.snap");
+    let said = refused(&["check", "--snapshot", text(&file)], 1).await;
+    assert!(said.contains("cannot open") && !said.contains("PROBLEM"), "nothing was checked: {said}");
+    std::fs::write(&file, "anything, and more of it").expect("written");
+    let said = refused(&["check", "--snapshot", text(&file)], 1).await;
+    assert!(said.contains("is this the right file?") && !said.contains("remove"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_goes_into_no_directory_that_is_not_there() {
+    let mut service = Service::start().await;
+    let home = service.home();
+    let output = home.join("absent").join("s.snap");
+    for running in [true, false] {
+        if !running {
+            assert!(service.terminate().await.success(), "an orderly stop");
+        }
+        let said = refused(&["snapshot", "--home-dir", text(&home), "--output", text(&output)], 1).await;
+        let remedy = format!("the directory {} is not there: make it", home.join("absent").display());
+        assert!(said.contains(&remedy) && !home.join("absent").exists(), "{said}");
+        done(&["snapshot", "--home-dir", text(&home)]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,10 +51,31 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
 async fn whoever_asks_twice_does_not_wait_for_a_worker_that_hangs() {
     let mut service = Supervised::start().await;
     kill_process(service.worker(), Signal::STOP).expect("the worker is ours to signal");
-    service.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    service.signal(Signal::TERM);
-    assert_eq!(service.ended().await.code(), Some(1), "it was killed while it stopped: {}", service.log());
+    let supervisor = service.supervisor();
+    let asking = async {
+        loop {
+            kill_process(supervisor, Signal::TERM).expect("the supervisor is ours to signal");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let ended = tokio::select! {
+        () = asking => unreachable!("it asks for ever"),
+        ended = service.ended() => ended,
+    };
+    assert_eq!(ended.code(), Some(1), "it was killed while it stopped: {}", service.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_twice_at_once_is_one() {
+    // As from `timeout`, which signals its child and then their group.
+    let mut service = Supervised::start().await;
+    kill_process(service.worker(), Signal::STOP).expect("the worker is ours to signal");
+    for _ in 0..2 {
+        service.signal(Signal::TERM);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    kill_process(service.worker(), Signal::CONT).expect("the worker is ours to signal");
+    assert_eq!(service.ended().await.code(), Some(0), "{}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
