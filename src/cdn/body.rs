@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::FetchError;
+use super::bodies::Taken;
 use super::limits::Flow;
 use super::pace::Pace;
-use super::places::Places;
 use super::throttle::Account;
 use crate::domain::PieceSize;
 use crate::origin::Answer;
@@ -35,7 +35,8 @@ pub(super) struct Part {
 pub(super) struct Body<'a> {
     answer: &'a mut Answer,
     flow: &'a Flow,
-    places: &'a Places,
+    /// Free again once the body is dropped, which is when nothing of it is being written any more.
+    place: Taken<'a>,
     pace: Pace,
     taken: Account,
     pub piece_size: PieceSize,
@@ -47,12 +48,12 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub fn new(answer: &'a mut Answer, flow: &'a Flow, places: &'a Places, piece_size: PieceSize, length: Option<u64>) -> Self {
+    pub fn new(answer: &'a mut Answer, flow: &'a Flow, place: Taken<'a>, piece_size: PieceSize, length: Option<u64>) -> Self {
         Self {
             received: answer.start,
             answer,
             flow,
-            places,
+            place,
             pace: Pace::default(),
             taken: Account::new(),
             piece_size,
@@ -72,7 +73,7 @@ impl<'a> Body<'a> {
                 return Ok(finish(part, ends));
             }
             let rate_min = self.flow.limits().source_rate_min;
-            match self.pace.chunk(self.answer, rate_min, || self.places.are_short()).await? {
+            match self.pace.chunk(self.answer, rate_min, || self.place.demand()).await? {
                 Some(chunk) => {
                     let task_rate = || self.flow.limits().task_rate_bytes_per_s;
                     self.flow.throttle.take(chunk.len() as u64, &mut self.taken, task_rate).await;

@@ -25,6 +25,8 @@ pub enum FetchError {
     Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64, in_demand: bool },
     #[error("the source was silent for {silent_s} s while others waited to be asked")]
     GaveWay { silent_s: u64 },
+    #[error("it gave its place after {held_s} s to a host that had none, and goes on when it is its turn")]
+    BodyGaveWay { held_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]
     Md5 { found: Md5Digest, expected: String },
     #[error(transparent)]
@@ -60,7 +62,8 @@ impl FetchError {
             )
             | Self::Length { .. }
             | Self::Slow { .. }
-            | Self::GaveWay { .. } => true,
+            | Self::GaveWay { .. }
+            | Self::BodyGaveWay { .. } => true,
             Self::Origin(
                 OriginError::Url
                 | OriginError::Forbidden(_)

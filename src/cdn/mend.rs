@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::bodies::{Kind, Size};
 use super::body::{Body, Ends, Part};
 use super::cutter::{self, Written};
-use super::patience::Patience;
-use super::places::{Size, Visit};
+use super::patience::{Patience, attempts_after, why_again};
+use super::places::Visit;
 use super::{FetchError, Known, Ledger, Worker, blocking, wait_for_place};
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskSpec};
 use crate::origin::{self, OriginError};
@@ -29,9 +30,9 @@ impl Worker {
                 attempts = 0;
                 continue;
             };
-            attempts = if lost.len() < lost_before { 1 } else { attempts + 1 };
+            attempts = attempts_after(&error, attempts, lost.len() < lost_before);
             let Some(wait) = Patience::LATER.wait(&error, attempts) else { return Err(error) };
-            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, lost = lost.len(), wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again for lost pieces");
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, lost = lost.len(), wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "{}, asking again for lost pieces", why_again(&error));
             tokio::time::sleep(wait).await;
         }
         Ok(())
@@ -54,12 +55,12 @@ impl Worker {
         let run_end = end_of(known.piece_size, run);
         // An empty piece is all of an empty source.
         let part = if run_end == first { origin::Part::ALL } else { origin::Part { first, last: Some(run_end - 1) } };
-        let size = size_to_come(spec, known, lost);
+        let kind = Kind { size: size_to_come(spec, known, lost), resumes: origin::has_parts(spec, &known.validators) };
         let asking = async || visit.ask(self.source.ask(spec, part, &known.validators, &|_| ())).await;
         let answer = asking().await?;
-        let (_taking, mut answer) = match visit.try_body(size) {
+        let (taking, mut answer) = match visit.try_body(kind) {
             Some(place) => (place, answer),
-            None => match wait_for_place(visit, size, answer).await? {
+            None => match wait_for_place(visit, kind, answer).await {
                 (place, Some(answer)) => (place, answer),
                 (place, None) => (place, asking().await?),
             },
@@ -71,7 +72,7 @@ impl Worker {
         let piece_size = known.piece_size;
         // What comes before a lost piece is passed over, and what comes after the last is not read.
         let end = if answer.to_the_end { end_of(piece_size, lost) } else { run_end };
-        let mut body = Body::new(&mut answer, &self.flow, &self.places, piece_size, known.length);
+        let mut body = Body::new(&mut answer, &self.flow, taking, piece_size, known.length);
         if known.is_small() {
             return mend_small(body, lost, ledger).await;
         }

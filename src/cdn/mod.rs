@@ -7,6 +7,7 @@
 //! Must not: know swarms or the store; it tells its ledger.
 
 mod asks;
+mod bodies;
 mod body;
 mod cutter;
 mod document;
@@ -28,8 +29,10 @@ use std::time::Duration;
 
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
-use crate::origin::{Answer, Freshness, OriginError, Part, Source};
+use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
 use crate::pieces::{PieceBytes, PieceFileError, Repository};
+pub use bodies::BodiesMax;
+use bodies::{Kind, Size, Taken};
 use body::Body;
 use download::{Download, check_md5};
 pub use error::FetchError;
@@ -37,9 +40,8 @@ pub use ledger::{Ledger, LedgerError};
 use limits::Flow;
 pub use limits::Limits;
 pub use pace::RateMin;
-use patience::Patience;
-pub use places::BodiesMax;
-use places::{Places, Size, Taken, Visit};
+use patience::{Patience, attempts_after, why_again};
+use places::{Places, Visit};
 use throttle::Throttle;
 
 /// How long a source that has answered is kept waiting, its body unread, before it is asked again instead. Servers close
@@ -122,10 +124,10 @@ impl Worker {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
-            attempts = if download.digests.len() > pieces_before { 1 } else { attempts + 1 };
+            attempts = attempts_after(&error, attempts, download.digests.len() > pieces_before);
             let patience = if download.known.is_some() { Patience::LATER } else { Patience::FIRST };
             let Some(wait) = patience.wait(&error, attempts) else { return Err(error) };
-            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "source failed, asking again");
+            tracing::info!(task = %spec.id, url = %crate::domain::task::redacted_url(&spec.raw_url), attempts, wait_ms = wait.as_millis(), error = &error as &dyn std::error::Error, "{}, asking again", why_again(&error));
             tokio::time::sleep(wait).await;
         }
     }
@@ -164,14 +166,14 @@ impl Worker {
     }
 
     /// What the source answers, with a place to take the body; `None` where it has nothing after what is stored.
-    async fn answer_and_place(
+    async fn answer_and_place<'p>(
         &self,
         spec: &TaskSpec,
-        visit: &Visit<'_>,
+        visit: &Visit<'p>,
         download: &mut Download,
         ledger: &impl Ledger,
-    ) -> Result<Option<(Answer, Known, Taken)>, FetchError> {
-        let mut held: Option<(Taken, Size)> = None;
+    ) -> Result<Option<(Answer, Known, Taken<'p>)>, FetchError> {
+        let mut held: Option<Taken<'p>> = None;
         loop {
             let Some(answer) = self.ask(spec, visit, download, ledger).await? else {
                 // It had something a moment ago.
@@ -180,14 +182,15 @@ impl Worker {
             let known = download.learn(&answer, ledger).await?;
             let length = known.length.or(download.told_length);
             let size = Size::of(length.map(|length| length.saturating_sub(answer.start)));
+            let kind = Kind { size, resumes: origin::has_parts(spec, &known.validators) };
             // Asked again, it may send more than it said at first.
-            let fitting = held.take().filter(|(_, held_for)| *held_for >= size).map(|(place, _)| place);
-            if let Some(place) = fitting.or_else(|| visit.try_body(size)) {
+            let fitting = held.take().filter(|place| place.size() >= size);
+            if let Some(place) = fitting.or_else(|| visit.try_body(kind)) {
                 return Ok(Some((answer, known, place)));
             }
-            match wait_for_place(visit, size, answer).await? {
+            match wait_for_place(visit, kind, answer).await {
                 (place, Some(answer)) => return Ok(Some((answer, known, place))),
-                (place, None) => held = Some((place, size)),
+                (place, None) => held = Some(place),
             }
         }
     }
@@ -206,11 +209,11 @@ impl Worker {
             return Ok(download.fetched());
         };
         let length = known.length.or(download.told_length);
-        let mut body = Body::new(&mut answer, &self.flow, &self.places, known.piece_size, length);
+        let mut body = Body::new(&mut answer, &self.flow, taking, known.piece_size, length);
         if known.is_small() {
             let part = body.next_part().await?;
             // All of it is here; what is left to do takes none of the source's time.
-            drop(taking);
+            drop(body);
             return download.take_small(spec, known.piece_size, &part, ledger).await;
         }
         let file = match &download.file {
@@ -226,15 +229,15 @@ impl Worker {
 }
 
 /// Waits for a place to take a body, at first with the answer; without it where that takes longer than a source bears.
-async fn wait_for_place(visit: &Visit<'_>, size: Size, answer: Answer) -> Result<(Taken, Option<Answer>), LedgerError> {
-    let mut place = std::pin::pin!(visit.body(size));
+async fn wait_for_place<'p>(visit: &Visit<'p>, kind: Kind, answer: Answer) -> (Taken<'p>, Option<Answer>) {
+    let mut place = std::pin::pin!(visit.body(kind));
     if let Some(_waiting) = visit.try_wait()
         && let Ok(place) = tokio::time::timeout(KEPT_WAITING_MAX, &mut place).await
     {
-        return Ok((place?, Some(answer)));
+        return (place, Some(answer));
     }
     drop(answer);
-    Ok((place.await?, None))
+    (place.await, None)
 }
 
 /// Reads back what an earlier process stored: the hash over the whole file must run through it, and a piece that is not as

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::FetchError;
+use super::bodies::Demand;
 use crate::origin::Answer;
 
 /// The least that a source must send.
@@ -28,8 +29,11 @@ const IN_DEMAND_WINDOW: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl RateMin {
-    /// Where others wait.
+    /// Where others wait. Where whatever comes is wanted, it still is.
     fn in_demand(self) -> Self {
+        if self.bytes_per_s == 0 {
+            return self;
+        }
         Self { bytes_per_s: self.bytes_per_s.max(IN_DEMAND_BYTES_PER_S), window: self.window.min(IN_DEMAND_WINDOW) }
     }
 
@@ -47,18 +51,16 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The next bytes of the body; `None` at its end. Where whatever comes is wanted, no more is asked for in demand.
+    /// The next bytes of the body; `None` at its end. Looks at the demand for its place at least every second.
     pub async fn chunk(
         &mut self,
         answer: &mut Answer,
         usual: RateMin,
-        others_wait: impl Fn() -> bool,
+        mut look: impl FnMut() -> Demand,
     ) -> Result<Option<Bytes>, FetchError> {
-        if usual.bytes_per_s == 0 {
-            return Ok(answer.chunk().await?);
-        }
         loop {
-            let in_demand = others_wait();
+            let demand = look();
+            let in_demand = demand != Demand::Nobody;
             let min = if in_demand { usual.in_demand() } else { usual };
             if self.waited >= min.window {
                 let Self { waited, bytes } = std::mem::take(self);
@@ -66,6 +68,10 @@ impl Pace {
                     let min_bytes_per_s = min.bytes_per_s;
                     return Err(FetchError::Slow { bytes, waited_s: waited.as_secs(), min_bytes_per_s, in_demand });
                 }
+            }
+            // Judged first: a source that is too slow has failed, whoever else wants its place.
+            if let Demand::GiveWay { held_for } = demand {
+                return Err(FetchError::BodyGaveWay { held_s: held_for.as_secs() });
             }
             let began = Instant::now();
             let left = min.window.saturating_sub(self.waited).min(LOOK_EVERY);

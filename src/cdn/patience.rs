@@ -41,6 +41,18 @@ impl Patience {
     }
 }
 
+/// Attempts in a row that brought nothing, with the one that ended so. One that had to make room for others does not count:
+/// the source did not fail.
+pub(super) const fn attempts_after(error: &FetchError, before: u32, brought_some: bool) -> u32 {
+    let before = if brought_some { 0 } else { before };
+    if matches!(error, FetchError::BodyGaveWay { .. }) { before } else { before + 1 }
+}
+
+/// Says that a source is asked again: whether that is its fault.
+pub(super) const fn why_again(error: &FetchError) -> &'static str {
+    if matches!(error, FetchError::BodyGaveWay { .. }) { "source gave way to others" } else { "source failed" }
+}
+
 fn backoff(attempts: u32) -> Duration {
     let exact = BACKOFF_FIRST * 2_u32.pow(attempts.min(6).saturating_sub(1));
     exact.mul_f64(0.75 + fastrand::f64() / 2.0)
@@ -75,5 +87,18 @@ mod tests {
         }
         let asked_for = Patience::LATER.wait(&busy(7).into(), 1);
         assert_eq!(asked_for, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn whoever_gives_way_has_not_failed() {
+        let (gave_way, short) = (FetchError::BodyGaveWay { held_s: 10 }, FetchError::Length { sent: 1, announced: 2 });
+        for (error, before, brought_some, after) in
+            [(&gave_way, 4, false, 4), (&gave_way, 4, true, 0), (&short, 3, false, 4), (&short, 4, true, 1)]
+        {
+            assert_eq!(attempts_after(error, before, brought_some), after, "{error} after {before}");
+        }
+        for patience in [Patience::FIRST, Patience::LATER] {
+            assert!(patience.wait(&gave_way, 0).is_some_and(|wait| wait < BACKOFF_FIRST * 2));
+        }
     }
 }

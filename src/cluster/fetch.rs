@@ -319,7 +319,8 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         | FetchError::TooLong(_)
         | FetchError::Length { .. }
         | FetchError::Slow { .. }
-        | FetchError::GaveWay { .. } => (Fault::Source, false),
+        | FetchError::GaveWay { .. }
+        | FetchError::BodyGaveWay { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
         FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };

@@ -80,7 +80,7 @@ impl Refused {
             | FetchError::Length { .. }
             | FetchError::Slow { .. } => (Self::Unreachable(reason), Rest::Growing),
             // What others wanted meanwhile is not held against the source.
-            FetchError::GaveWay { .. } => (Self::Ours(reason), Rest::Brief),
+            FetchError::GaveWay { .. } | FetchError::BodyGaveWay { .. } => (Self::Ours(reason), Rest::Brief),
             FetchError::Md5 { .. } | FetchError::Disk(_) | FetchError::Ledger(_) => (Self::Ours(reason), Rest::Growing),
         }
     }

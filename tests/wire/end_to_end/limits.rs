@@ -225,3 +225,34 @@ async fn a_task_is_fetched_no_faster_than_it_may_be_until_that_is_changed() {
     eventually("it is lifted", async || service.log().contains("taskMaxBandwidth: 1KB → 0").then_some(())).await;
     check_arrives(&service, &origin.put("free", File::new(content.clone())), &content).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_hold_all_places_make_room_for_one_that_holds_none_and_go_on_later() {
+    // At its rate it is worth its place, and does not end by itself within the test.
+    let content = random_content(40_000_000);
+    let slow = File { rate_bytes_per_s: Some(500_000), ..File::new(content.clone()) };
+    let (two_files, one_file, none) = (Origin::start().await, Origin::start().await, Origin::start().await);
+    // A fourth place is for small ones alone.
+    let service = Service::start_configured("base:\n  downloadsMax: 4\n  downloadsPerHostMax: 4\n").await;
+    let held = [(&two_files, "one"), (&two_files, "two"), (&one_file, "three")];
+    for (host, name) in held {
+        let task = register(&service, &host.put(name, slow.clone())).await;
+        eventually("its first piece is stored", async || service.dump().await.piece_md5(&task, 0).map(|_| ())).await;
+        // Whoever is asked again sends the rest at once.
+        host.put(name, File::new(content.clone()));
+    }
+    assert_eq!(places(&service, "large_bodies", "held").await, 3);
+    check_arrives(&service, &none.put("whole", File::new(content.clone())), &content).await;
+    let sentence = "source gave way to others, asking again";
+    eventually("the log tells why", async || service.log().contains(sentence).then_some(())).await;
+
+    let gave_way = async || ["one", "two"].into_iter().find(|name| two_files.record(name).0.len() > 1);
+    let name = eventually("it goes on", gave_way).await;
+    check_arrives(&service, &format!("http://{}/{name}", two_files.address()), &content).await;
+    let requests = two_files.record(name).0;
+    let range =
+        requests[1].range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
+    assert!(range.is_some_and(|start| start > 4_000_000), "what was stored is not asked for again: {requests:?}");
+    let requests = held.map(|(host, name)| host.record(name).0.len());
+    assert!(requests[2] == 1 && requests[0].min(requests[1]) == 1, "no other gives way: {requests:?}");
+}
