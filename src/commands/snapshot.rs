@@ -21,7 +21,7 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     let output = args.output.clone().unwrap_or_else(|| snapshots::default_path(&home));
     let output = std::path::absolute(&output).with_context(|| format!("cannot tell where {} is", output.display()))?;
     if args.output.is_some() {
-        require_directory_of(&output)?;
+        require_directory_of(&output, &home)?;
     }
     let progress = Progress::rows();
     let taken = match HomeLock::take_at_once(&home) {
@@ -42,10 +42,12 @@ pub fn run(args: &SnapshotArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A directory that a person names and that is not there is one mistyped, or a disk that is not mounted.
-fn require_directory_of(output: &Path) -> anyhow::Result<()> {
+/// A directory that a person names and that is not there is one mistyped, or a disk that is not mounted. That of the home
+/// is the service's to make.
+fn require_directory_of(output: &Path, home: &Home) -> anyhow::Result<()> {
+    let own = std::path::absolute(home.snapshots())?;
     match output.parent() {
-        Some(directory) if !directory.is_dir() => {
+        Some(directory) if !directory.is_dir() && directory != own => {
             bail!("the directory {} is not there: make it, or name another with --output", directory.display())
         }
         _ => Ok(()),
