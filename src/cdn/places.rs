@@ -68,6 +68,8 @@ impl Places {
         PlacesNow {
             asking: self.asks.usage(),
             waiting_to_ask: self.asks.waiting(),
+            reading: self.documents.usage(),
+            waiting_to_read: self.documents.waiting(),
             answered: Usage { held: WAITING_MAX.saturating_sub(self.answered.available_permits()), max: WAITING_MAX },
             bodies: self.bodies.now(),
         }

@@ -138,7 +138,9 @@ mod tests {
         for path in ["/", "/metrics", "/live", "/peers", "/tasks/abc/pieces"] {
             assert_eq!(answers(path), Some(Method::GET), "{path}");
         }
-        for path in ["/peer/task", "/peer/piece/suc", "/peer/piece/error", "/peer/service/down", "/peer/registry", "/tasks/abc/pin"] {
+        for path in
+            ["/peer/task", "/peer/piece/suc", "/peer/piece/error", "/peer/service/down", "/peer/registry", "/tasks/abc/pin"]
+        {
             assert_eq!(answers(path), None, "{path}");
         }
         assert_eq!(find("/peers").map(Route::allowed).as_deref(), Some("GET, POST, HEAD"));

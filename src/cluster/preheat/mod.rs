@@ -252,8 +252,9 @@ impl Cluster {
         let host = HostKey::of(&preheat.source.raw_url);
         let mut resolved = None;
         let outcome = loop {
-            // What is found out is kept: it must not be interrupted, turn after turn, before it is.
-            let grace = if resolved.is_none() { RESOLVE_TIMEOUT + GRACE } else { GRACE };
+            // What an image is would never be found out if that were interrupted turn after turn.
+            let asks_registry = resolved.is_none() && matches!(preheat.kind, PreheatKind::Image { .. });
+            let grace = if asks_registry { RESOLVE_TIMEOUT + GRACE } else { GRACE };
             match self.preheats.running.take(host, grace, self.try_preheat(job, &preheat, &mut resolved)).await {
                 Ok(outcome) => break outcome,
                 Err(GaveWay { after }) => {

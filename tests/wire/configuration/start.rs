@@ -112,7 +112,11 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
 async fn config_prints_what_is_in_effect_and_can_be_read_back() {
     let directory = directory_with("supernode.yml", GO_FILE);
     let mut first = config_of(&directory.path().join("supernode.yml"));
-    first.args(["--port=8100", "-D"]).env("SUPERNODE_PORT", "8200").env("SUPERNODE_DOWN_LIMIT", "3").env("SUPERNODE_LIMITED", "1");
+    first
+        .args(["--port=8100", "-D"])
+        .env("SUPERNODE_PORT", "8200")
+        .env("SUPERNODE_DOWN_LIMIT", "3")
+        .env("SUPERNODE_LIMITED", "1");
     let first = run(first).await;
     assert_eq!(first.code, Some(0), "{}", first.errors);
     for warning in ["plugins is unknown", "SUPERNODE_LIMITED is unknown and ignored"] {
