@@ -193,4 +193,25 @@ mod tests {
         });
         assert_eq!(places.hosts.lock().len(), 0);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn documents_are_read_few_at_once_and_keep_nobody_from_asking() {
+        let places = Arc::new(places(4, 4));
+        let mut reading = tokio::task::JoinSet::new();
+        for number in 0..100 {
+            let places = places.clone();
+            reading.spawn(async move {
+                let visit = visit_of(&places, &format!("http://h{}/{number}", number % 40));
+                visit.read(std::future::pending::<Result<(), FetchError>>()).await
+            });
+        }
+        tokio::time::sleep(GRACE / 2).await;
+        let now = places.now();
+        assert_eq!((now.reading.held, now.waiting_to_read, now.asking.held), (16, 84, 0));
+        // Those that are silent give way to hosts that are not asked at all.
+        tokio::time::sleep(GRACE).await;
+        assert_eq!(places.now().reading.held, 16);
+        let gave_way = reading.try_join_next().expect("one is over").expect("it does not panic");
+        assert!(matches!(gave_way, Err(FetchError::GaveWay { .. })), "{gave_way:?}");
+    }
 }

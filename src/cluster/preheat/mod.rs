@@ -250,12 +250,12 @@ impl Cluster {
     async fn run_to_its_end(self: &Arc<Self>, job: &Job) {
         let preheat = job.now.lock().preheat.clone();
         let host = HostKey::of(&preheat.source.raw_url);
-        let mut resolved = None;
+        let mut is_resolved = false;
         let outcome = loop {
             // What an image is would never be found out if that were interrupted turn after turn.
-            let asks_registry = resolved.is_none() && matches!(preheat.kind, PreheatKind::Image { .. });
+            let asks_registry = !is_resolved && matches!(preheat.kind, PreheatKind::Image { .. });
             let grace = if asks_registry { RESOLVE_TIMEOUT + GRACE } else { GRACE };
-            match self.preheats.running.take(host, grace, self.try_preheat(job, &preheat, &mut resolved)).await {
+            match self.preheats.running.take(host, grace, self.try_preheat(job, &preheat, &mut is_resolved)).await {
                 Ok(outcome) => break outcome,
                 Err(GaveWay { after }) => {
                     tracing::debug!(preheat = %preheat.id, after_s = after.as_secs(), "preheat makes room for one of another host");
@@ -273,35 +273,33 @@ impl Cluster {
         self: &Arc<Self>,
         job: &Job,
         preheat: &Preheat,
-        resolved: &mut Option<Vec<TaskSpec>>,
+        is_resolved: &mut bool,
     ) -> Result<Result<(), String>, CommitFailed> {
         // It was taken by a service that kept bytes.
         if self.config().cdn_pattern == CdnPattern::Source {
             return Ok(Err(CallError::NothingKept.to_string()));
         }
-        let sources = match resolved {
-            Some(sources) => sources,
-            None => match self.begin_preheat(job, preheat).await? {
-                Ok(sources) => resolved.insert(sources),
-                Err(why) => return Ok(Err(why)),
-            },
-        };
-        Ok(self.warm_all(job, sources.clone()).await)
+        if !*is_resolved {
+            if let Err(why) = self.begin_preheat(job, preheat).await? {
+                return Ok(Err(why));
+            }
+            *is_resolved = true;
+        }
+        Ok(self.warm_all(job, preheat).await)
     }
 
     /// Finds out what there is to fetch, and remembers it.
-    async fn begin_preheat(&self, job: &Job, preheat: &Preheat) -> Result<Result<Vec<TaskSpec>, String>, CommitFailed> {
+    async fn begin_preheat(&self, job: &Job, preheat: &Preheat) -> Result<Result<(), String>, CommitFailed> {
         self.change_preheat(job, PreheatState::Running, None).await?;
         tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
         let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
         let resolved = tokio::time::timeout_at(deadline, self.resolve(preheat, deadline)).await;
-        let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
-            Ok(sources) => sources,
+        let children = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
+            Ok(children) => children,
             Err(why) => return Ok(Err(why)),
         };
-        let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone(), failure: None });
-        self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
-        Ok(Ok(sources))
+        self.change_preheat(job, PreheatState::Running, Some(children.into())).await?;
+        Ok(Ok(()))
     }
 
     async fn end_preheat(&self, job: &Job, outcome: Result<(), String>) -> Result<(), CommitFailed> {
@@ -320,25 +318,33 @@ impl Cluster {
     }
 
     /// What the preheat is to fetch, or why that cannot be told.
-    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<TaskSpec>, String> {
+    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<PreheatChild>, String> {
         if preheat.source.headers_left_out {
             return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
         }
         match &preheat.kind {
-            PreheatKind::File => Ok(vec![preheat.source.clone()]),
+            PreheatKind::File => {
+                Ok(vec![PreheatChild { task: preheat.source.id, url: preheat.source.raw_url.clone(), failure: None }])
+            }
             PreheatKind::Image { platform } => {
                 image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline).await
             }
         }
     }
 
-    /// Fetches all of these. What can be fetched is, even where something cannot.
-    async fn warm_all(self: &Arc<Self>, job: &Job, sources: Vec<TaskSpec>) -> Result<(), String> {
-        // What failed in an earlier turn is tried again.
-        job.now.lock().failures.clear();
-        let warming = sources.into_iter().map(|source| {
-            let cluster = self.clone();
+    /// Fetches all that there is to fetch. What can be fetched is, even where something cannot.
+    async fn warm_all(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<(), String> {
+        let children = {
+            let mut stage = job.now.lock();
+            // What failed in an earlier turn is tried again.
+            stage.failures.clear();
+            stage.children.clone()
+        };
+        // Made one by one: each has the headers and certificates of all.
+        let warming = (0..children.len()).map(|index| {
+            let (cluster, child) = (self.clone(), children[index].clone());
             async move {
+                let source = source_of(preheat, child.url);
                 let why = shortened(cluster.warm(&source).await.err()?, REASON_OF_TASK_MAX_BYTES);
                 job.now.lock().note_failure(source.id, &why);
                 Some(format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
@@ -456,6 +462,14 @@ fn shortened(mut reason: String, max_bytes: usize) -> String {
 fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is fetched from one of a preheat's URLs.
+fn source_of(preheat: &Preheat, url: String) -> TaskSpec {
+    match preheat.kind {
+        PreheatKind::File => preheat.source.clone(),
+        PreheatKind::Image { .. } => part_of(&preheat.source, url, &preheat.filter),
+    }
 }
 
 /// A task of what this source names.
