@@ -14,7 +14,7 @@ impl Worker {
         let mut attempts = 0;
         loop {
             let reading = async { self.source.read(spec, url, accept).await?.into_body() };
-            let error = match visit.ask(reading).await {
+            let error = match visit.read(reading).await {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };

@@ -7,7 +7,7 @@ use crate::origin::parse_url;
 
 /// A scheme, host and port; not kept as text, which may be long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct HostKey(u64);
+pub struct HostKey(u64);
 
 impl HostKey {
     /// A URL that is none is asked of nobody.

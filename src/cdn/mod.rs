@@ -6,7 +6,6 @@
 //! has some two MiB in memory, whatever the size of its pieces.
 //! Must not: know swarms or the store; it tells its ledger.
 
-mod asks;
 mod bodies;
 mod body;
 mod cutter;
@@ -22,6 +21,7 @@ mod patience;
 mod places;
 mod probe;
 mod throttle;
+mod turns;
 mod usage;
 
 use std::sync::Arc;
@@ -36,6 +36,7 @@ use bodies::{Kind, Size, Taken};
 use body::Body;
 use download::{Download, check_md5};
 pub use error::FetchError;
+pub use host::HostKey;
 pub use ledger::{Ledger, LedgerError};
 use limits::Flow;
 pub use limits::Limits;
@@ -43,6 +44,7 @@ pub use pace::RateMin;
 use patience::{Patience, attempts_after, why_again};
 use places::{Places, Visit};
 use throttle::Throttle;
+pub use turns::{GaveWay, Turns, TurnsMax};
 
 /// How long a source that has answered is kept waiting, its body unread, before it is asked again instead. Servers close
 /// connections that take nothing; many do after 10 s.

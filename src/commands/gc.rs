@@ -114,7 +114,13 @@ impl Tables {
         let size = |name: &str| readable_size(number(name));
         let quota =
             if number("quotaBytes") == 0 { "no quota".to_owned() } else { format!("of a quota of {}", size("quotaBytes")) };
-        writeln!(out, "cached: {} ({quota}); free on the disk: {}", size("bytes"), size("freeBytes"))?;
+        writeln!(
+            out,
+            "cached: {}, and {} to come ({quota}); free on the disk: {}",
+            size("storedBytes"),
+            size("comingBytes"),
+            size("freeBytes")
+        )?;
         writeln!(
             out,
             "youngGCThreshold {}, fullGCThreshold {}, taskExpireTime {} s",

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::nearest::nearest;
+use super::nearest::{is_misspelt, nearest};
 use super::value::Written;
 use super::yaml::{self, Entry, Node, NotYaml, Value};
 use super::{Config, Effect, SETTINGS, Setting};
@@ -183,9 +183,28 @@ impl Reading {
             if let Some((_, setting)) = names.iter().find(|(known, _)| known == name) {
                 self.give(setting, Written::text(value), Origin::Variable(name.clone()));
             } else if !OTHER_VARIABLES.contains(&name.as_str()) {
-                let bare = |name: &'static str| name.trim_start_matches(PREFIX);
-                let known = names.iter().map(|(name, _)| name.trim_start_matches(PREFIX)).chain(OTHER_VARIABLES.map(bare));
-                let near = nearest(name.trim_start_matches(PREFIX), known).map(|near| format!("{PREFIX}{near}"));
+                self.unknown_variable(name, &names);
+            }
+        }
+    }
+
+    /// What is hardly anything but a setting, or may be meant to forbid something, is not ignored.
+    fn unknown_variable(&mut self, name: &str, settings: &[(String, &'static Setting)]) {
+        let bare = |name| str::trim_start_matches(name, PREFIX);
+        let known = settings.iter().map(|(name, _)| name.as_str()).chain(OTHER_VARIABLES);
+        let near = nearest(bare(name), known.map(bare)).map(|near| format!("{PREFIX}{near}"));
+        let is_of_policy = |near: &str| {
+            let policy = |setting: &Setting| setting.key.split_once('.').is_some_and(|(section, _)| section == POLICY);
+            settings.iter().any(|(known, setting)| known == near && policy(setting))
+        };
+        match near {
+            Some(near) if is_misspelt(name, &near) || is_of_policy(&near) => self.wrong.push(WrongValue {
+                origin: Origin::Variable(name.to_owned()),
+                key: "the variable".to_owned(),
+                found: "unknown".to_owned(),
+                allowed: near,
+            }),
+            near => {
                 let text = format!("the environment variable {name} is unknown and ignored{}", meant(near.as_deref()));
                 self.warnings.push(text);
             }
@@ -374,10 +393,13 @@ const fn shape(value: &Value) -> &'static str {
     }
 }
 
-/// Kubernetes tells every pod of a service that is called `supernode` by variables of these names.
+/// Kubernetes tells every pod of each service by variables of these names, of one called `supernode-download` too:
+/// `SUPERNODE_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_API`, `…_PORT`, `…_PORT_8001_TCP`, `…_PORT_8001_TCP_ADDR`.
 fn is_service_link(name: &str, value: &str) -> bool {
-    let is_address = value.starts_with("tcp://") || value.starts_with("udp://");
-    name.starts_with("SUPERNODE_SERVICE_") || name.starts_with("SUPERNODE_PORT_") || (name == "SUPERNODE_PORT" && is_address)
+    let is_address = value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
+    let is_of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let is_of_service = ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|part| name.contains(part));
+    is_of_service || is_of_port || (name.ends_with("_PORT") && is_address)
 }
 
 /// A plain number is a count of nanoseconds, as it was for the Go supernode, and seldom meant as one.

@@ -294,26 +294,60 @@ fn flags_come_before_variables_before_the_file_before_the_default() {
     assert_eq!(*origin("peerUpLimit"), Origin::Default);
 }
 
-#[test]
-fn variables_are_checked_like_everything_else() {
-    let variables = |pairs: &[(&str, &str)]| Sources {
+/// These variables, and no file.
+fn variables(pairs: &[(&str, &str)]) -> Sources {
+    Sources {
         file: Some("/dev/null".into()),
         variables: pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..Sources::default()
-    };
+    }
+}
+
+#[test]
+fn variables_are_checked_like_everything_else() {
     let error = variables(&[("SUPERNODE_PORT", "x")]).load().expect_err("it is wrong");
     assert_eq!(error.to_string(), "SUPERNODE_PORT: listenPort is \"x\"; allowed is a port, 0 to 65535");
-    let warnings = variables(&[("SUPERNODE_PROT", "1"), ("SUPERNODE_X", "1"), ("OTHER", "1")]).load().expect("valid").warnings;
+    let unknown = [("SUPERNODE_REPOSITORY_BYTES", "1"), ("SUPERNODE_HOST", "1"), ("SUPERNODE_X", "1"), ("OTHER", "1")];
+    let ignored = |name: &str| format!("the environment variable {name} is unknown and ignored");
     assert_eq!(
-        warnings,
+        variables(&unknown).load().expect("valid").warnings,
         [
-            "the environment variable SUPERNODE_PROT is unknown and ignored; SUPERNODE_PORT is the nearest that is known",
-            "the environment variable SUPERNODE_X is unknown and ignored",
+            ignored("SUPERNODE_REPOSITORY_BYTES") + "; SUPERNODE_REPOSITORY_QUOTA is the nearest that is known",
+            ignored("SUPERNODE_HOST"),
+            ignored("SUPERNODE_X"),
         ]
     );
-    let link =
-        [("SUPERNODE_PORT", "tcp://10.0.0.1:8002"), ("SUPERNODE_SERVICE_HOST", "10.0.0.1"), ("SUPERNODE_PORT_8002_TCP", "x")];
-    let loaded = variables(&link).load().expect("a Kubernetes service that is called supernode is no setting");
+}
+
+#[test]
+fn a_misspelt_variable_stops_the_start_and_is_told_with_the_one_that_is_meant() {
+    for (name, meant) in [
+        ("SUPERNODE_SOURCE_DENNY", "SUPERNODE_SOURCE_DENY"),
+        ("SUPERNODE_SOURCE_DENIED", "SUPERNODE_SOURCE_DENY"),
+        ("SUPERNODE_PROT", "SUPERNODE_PORT"),
+        ("SUPERNODE_CONFG", "SUPERNODE_CONFIG"),
+        ("SUPERNODE_source_deny", "SUPERNODE_SOURCE_DENY"),
+    ] {
+        let error = variables(&[(name, "1")]).load().expect_err(name);
+        assert_eq!(error.to_string(), format!("{name}: the variable is unknown; allowed is {meant}"));
+    }
+}
+
+#[test]
+fn what_kubernetes_tells_of_services_is_no_setting() {
+    let links = [
+        ("SUPERNODE_PORT", "tcp://10.0.0.1:8002"),
+        ("SUPERNODE_SERVICE_HOST", "10.0.0.1"),
+        ("SUPERNODE_SERVICE_PORT", "8002"),
+        ("SUPERNODE_SERVICE_PORT_API", "8002"),
+        ("SUPERNODE_PORT_8001_TCP", "tcp://10.0.0.1:8001"),
+        ("SUPERNODE_PORT_8001_TCP_PROTO", "tcp"),
+        ("SUPERNODE_PORT_8001_TCP_PORT", "8001"),
+        ("SUPERNODE_PORT_8001_TCP_ADDR", "10.0.0.1"),
+        ("SUPERNODE_DOWNLOAD_PORT", "tcp://10.0.0.2:8001"),
+        ("SUPERNODE_DOWNLOAD_SERVICE_HOST", "10.0.0.2"),
+    ];
+    let loaded = variables(&links).load().expect("none is a setting");
     assert_eq!((loaded.config, loaded.warnings), (Config::default(), Vec::new()));
 }
 

@@ -14,7 +14,7 @@ use super::{client_api, page, peer_api};
 #[openapi(
     info(
         title = "supernode",
-        description = "Tracker, scheduler and seed of a P2P file-distribution cluster. Every route also answers under /api/v1 and under /v<version>. The routes below /peer and /task answer with HTTP 200 and tell failures by `code`, because clients that see another status give the supernode up; the others answer with HTTP statuses."
+        description = "Tracker, scheduler and seed of a P2P file-distribution cluster. Every route also answers under /api/v1 and under /v<version>. The routes below /peer and /task answer with HTTP 200 and tell failures by `code`, because clients that see another status give the supernode up; the others answer with HTTP statuses. Where there is a GET that reports nothing, there is a HEAD."
     ),
     tags(
         (name = "peer", description = "What clients (dfget, dfdaemon) call"),

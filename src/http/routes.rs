@@ -2,26 +2,47 @@
 //!
 //! It is held against the interface description by a test, so what is not described is not there.
 
-use http::Uri;
+use http::{Method, Uri};
 
 /// A path, with `{id}` for whatever stands there, and the methods that it has.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     pub path: &'static str,
+    /// But for HEAD, which goes with GET.
     pub methods: &'static [&'static str],
+    /// Whether a GET reports something, which whoever asks for a head alone does not mean to do.
+    reports: bool,
 }
 
 const fn route(path: &'static str, methods: &'static [&'static str]) -> Route {
-    Route { path, methods }
+    Route { path, methods, reports: false }
+}
+
+const fn report(path: &'static str) -> Route {
+    Route { path, methods: &["GET"], reports: true }
+}
+
+impl Route {
+    /// The method that is answered where this one is asked for: a HEAD is a GET whose body is not sent.
+    pub fn answers(&self, asked: &Method) -> Option<Method> {
+        let answered = if asked == Method::HEAD && !self.reports { Method::GET } else { asked.clone() };
+        self.methods.contains(&answered.as_str()).then_some(answered)
+    }
+
+    /// As `Allow` has them.
+    pub fn allowed(&self) -> String {
+        let head = self.answers(&Method::HEAD).map(|_| "HEAD");
+        self.methods.iter().copied().chain(head).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Those that clients call for every piece stand first.
 pub static ROUTES: [Route; 24] = [
-    route("/peer/task", &["GET"]),
-    route("/peer/piece/suc", &["GET"]),
+    report("/peer/task"),
+    report("/peer/piece/suc"),
     route("/peer/registry", &["POST"]),
-    route("/peer/piece/error", &["GET"]),
-    route("/peer/service/down", &["GET"]),
+    report("/peer/piece/error"),
+    report("/peer/service/down"),
     route("/peer/heartbeat", &["POST"]),
     route("/peer/network", &["POST"]),
     route("/task/metrics", &["POST"]),
@@ -109,6 +130,21 @@ mod tests {
             strip_prefixes(&mut uri);
             assert_eq!(uri, rest, "{path}");
         }
+    }
+
+    #[test]
+    fn a_head_is_a_get_unless_that_reports_something() {
+        let answers = |path: &str| find(path).and_then(|route| route.answers(&Method::HEAD));
+        for path in ["/", "/metrics", "/live", "/peers", "/tasks/abc/pieces"] {
+            assert_eq!(answers(path), Some(Method::GET), "{path}");
+        }
+        for path in
+            ["/peer/task", "/peer/piece/suc", "/peer/piece/error", "/peer/service/down", "/peer/registry", "/tasks/abc/pin"]
+        {
+            assert_eq!(answers(path), None, "{path}");
+        }
+        assert_eq!(find("/peers").map(Route::allowed).as_deref(), Some("GET, POST, HEAD"));
+        assert_eq!(find("/peer/task").map(Route::allowed).as_deref(), Some("GET"));
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! on. While it comes, the library holds at most 408 KiB and 100 headers of it; what is larger than we allow goes right
 //! after, with its connection.
 
-use std::error::Error;
-
 use http::HeaderMap;
+
+use super::trouble::causes;
 
 /// The most that a source may say before its body. Bytes. Servers send a few hundred, proxies let 8 to 64 KiB pass.
 pub const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -19,14 +19,7 @@ pub fn is_too_large(headers: &HeaderMap) -> bool {
 
 /// Whether the library gave up on the head for its size.
 pub fn was_too_large(error: &reqwest::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod reach;
 pub mod registry;
 mod retry_after;
 mod token;
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use probe::Probed;
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 pub use token::TokenError;
 use token::TokenService;
+use trouble::{BrokenOff, Unanswered, asking, host_and_port, innermost};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,8 +70,8 @@ pub enum OriginError {
     Url,
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
-    #[error("the certificates that came with the task cannot be used")]
-    Certificates(#[source] reqwest::Error),
+    #[error("the certificates that came with the task cannot be used: {0}")]
+    Certificates(String),
     #[error("what came with the task as certificates holds none")]
     NoCertificate,
     /// Not asked at all: what it says to a request without them may be another file.
@@ -77,8 +79,8 @@ pub enum OriginError {
         "headers for the source were left out of the snapshot that this task was restored from, or dropped when it needed them no more; registering with them brings them again"
     )]
     HeadersLeftOut,
-    #[error("{}", if is_silence(.0) { "the source took longer than sourceIdleTimeout for its headers" } else { "the source cannot be reached" })]
-    Unreachable(#[source] reqwest::Error),
+    #[error(transparent)]
+    Unreachable(Unanswered),
     #[error("the head of the source's answer is larger than {HEAD_MAX_BYTES} bytes or 100 headers", HEAD_MAX_BYTES = head::HEAD_MAX_BYTES)]
     HeadTooLarge,
     #[error("the source answered {0}")]
@@ -107,8 +109,8 @@ pub enum OriginError {
     AtEnd,
     #[error("the source sent {sent} bytes of a part that has {announced}")]
     Part { sent: u64, announced: u64 },
-    #[error("{}", if is_silence(.0) { "the source was silent for longer than sourceIdleTimeout" } else { "the source broke off" })]
-    Broken(#[source] reqwest::Error),
+    #[error(transparent)]
+    Broken(BrokenOff),
     #[error("the answer is larger than {DOCUMENT_MAX_BYTES} bytes")]
     TooLarge,
 }
@@ -132,7 +134,7 @@ pub struct Answer {
 impl Answer {
     /// The next bytes of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let chunk = self.body.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))?;
+        let chunk = self.body.chunk().await.map_err(|error| OriginError::Broken(BrokenOff::of(&error)))?;
         let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         METRICS.source_bytes.inc_by(bytes);
         let Some(announced) = self.part_bytes else { return Ok(chunk) };
@@ -301,13 +303,15 @@ impl Source {
             let _exchange = Exchange::begin(authenticating);
             self.token(spec, &service).await
         };
-        let token = token.map_err(|error| OriginError::Token { service: service.host_and_port(), error })?;
+        let token = token.map_err(|error| OriginError::Token { service: host_and_port(service.url()), error })?;
         headers.insert(header::AUTHORIZATION, token);
         self.send(spec, url, headers).await
     }
 
     async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
-        let response = self.client_for(spec)?.get(url).headers(headers).send().await.map_err(why_unanswered)?;
+        let sending = self.client_for(spec)?.get(url.clone()).headers(headers).send();
+        let (sent, host) = asking(&url, sending).await;
+        let response = sent.map_err(|error| why_unanswered(&error, host))?;
         if head::is_too_large(response.headers()) { Err(OriginError::HeadTooLarge) } else { Ok(response) }
     }
 
@@ -335,7 +339,7 @@ impl Source {
 
     async fn read_body(mut response: Response) -> Result<Document, OriginError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(error.without_url()))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| OriginError::Broken(BrokenOff::of(&error)))? {
             if body.len() + chunk.len() > DOCUMENT_MAX_BYTES {
                 return Err(OriginError::TooLarge);
             }
@@ -352,7 +356,7 @@ impl Source {
         }
         let mut builder = builder(&self.policy, self.idle_timeout).tls_danger_accept_invalid_certs(spec.insecure);
         for pem in &spec.root_cas {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(OriginError::Certificates)?;
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| unusable(&error))?;
             if certificates.is_empty() {
                 return Err(OriginError::NoCertificate);
             }
@@ -360,7 +364,7 @@ impl Source {
                 builder = builder.add_root_certificate(certificate);
             }
         }
-        builder.build().map_err(OriginError::Certificates)
+        builder.build().map_err(|error| unusable(&error))
     }
 }
 
@@ -375,14 +379,18 @@ fn guard_of_parts<'v>(asked: &RequestedRange, known: &'v Validators) -> Option<&
     if asked.has_place() { known.if_range() } else { None }
 }
 
-fn why_unanswered(error: reqwest::Error) -> OriginError {
-    if head::was_too_large(&error) {
+fn why_unanswered(error: &reqwest::Error, host: String) -> OriginError {
+    if head::was_too_large(error) {
         return OriginError::HeadTooLarge;
     }
-    match forbidden_by(&error) {
+    match forbidden_by(error) {
         Some(forbidden) => OriginError::Forbidden(forbidden),
-        None => OriginError::Unreachable(error.without_url()),
+        None => OriginError::Unreachable(Unanswered::of(error, host)),
     }
+}
+
+fn unusable(error: &reqwest::Error) -> OriginError {
+    OriginError::Certificates(innermost(error))
 }
 
 fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::ClientBuilder {
@@ -397,11 +405,6 @@ fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::Clien
         .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
         .pool_idle_timeout(IDLE_CONNECTION_LIFE)
         .http1_only()
-}
-
-/// Whether it was the idle timeout that ended a request. To connect has another one.
-fn is_silence(error: &reqwest::Error) -> bool {
-    error.is_timeout() && !error.is_connect()
 }
 
 /// Whether a source that says this may say otherwise in a while.

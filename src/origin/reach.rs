@@ -1,7 +1,6 @@
 //! What a request may reach: every address is checked where the connection is made, so that no name and no redirect leads
 //! around the policy, and a name that resolves otherwise the second time is checked a second time.
 
-use std::error::Error;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, LazyLock};
 
@@ -10,6 +9,7 @@ use reqwest::redirect::{Attempt, Policy};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
+use super::trouble::{NameUnknown, causes, is_sent_on_to};
 use crate::domain::policy::{Forbidden, SourcePolicy};
 
 /// Names looked up at once, of all sources. A lookup takes one of the threads that may block, which the disk needs as well,
@@ -44,7 +44,7 @@ impl Resolve for CheckedResolver {
                 drop(turn);
                 found
             });
-            let found = looked_up.await??;
+            let found = looked_up.await?.map_err(|error| NameUnknown::new(&host, &error))?;
             let (mut allowed, mut forbidden) = (Vec::<SocketAddr>::new(), None);
             for address in found {
                 match policy.check_address(&host, address.ip()) {
@@ -64,10 +64,16 @@ impl Resolve for CheckedResolver {
 pub fn checked_redirects(policy: Arc<SourcePolicy>) -> Policy {
     Policy::custom(move |attempt: Attempt| {
         if attempt.previous().len() > REDIRECTS_MAX {
-            return attempt.error(TooManyRedirects);
+            return attempt.error(NotFollowed::TooMany);
+        }
+        if !matches!(attempt.url().scheme(), "http" | "https") {
+            return attempt.error(NotFollowed::NotHttp);
         }
         match check_url(&policy, attempt.url()) {
-            Ok(()) => attempt.follow(),
+            Ok(()) => {
+                is_sent_on_to(attempt.url());
+                attempt.follow()
+            }
             Err(forbidden) => attempt.error(forbidden),
         }
     })
@@ -85,16 +91,14 @@ pub fn check_url(policy: &SourcePolicy, url: &Url) -> Result<(), Forbidden> {
 
 /// The policy's word, if that is why a request failed.
 pub fn forbidden_by(error: &reqwest::Error) -> Option<Forbidden> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(forbidden) = error.downcast_ref::<Forbidden>() {
-            return Some(forbidden.clone());
-        }
-        cause = error.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref::<Forbidden>()).cloned()
 }
 
+/// A redirect that leads nowhere.
 #[derive(Debug, thiserror::Error)]
-#[error("it redirects more than {REDIRECTS_MAX} times")]
-struct TooManyRedirects;
+enum NotFollowed {
+    #[error("it redirects more than {REDIRECTS_MAX} times")]
+    TooMany,
+    #[error("it redirects to what is no http or https URL")]
+    NotHttp,
+}

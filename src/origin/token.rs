@@ -22,9 +22,6 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A token is a header of a request, and servers take no longer ones. Bytes.
 const TOKEN_MAX_BYTES: usize = 8 * 1024;
 
-/// Characters of a host that are shown: as many as a name that resolves can have.
-const HOST_SHOWN_MAX: usize = 253;
-
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -139,10 +136,8 @@ impl TokenService {
         challenges.find_map(|challenge| Self::named_by(&challenge, asked))
     }
 
-    pub(super) fn host_and_port(&self) -> String {
-        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let host = self.url.host_str().unwrap_or_default().chars().take(HOST_SHOWN_MAX).collect::<String>();
-        host + &port
+    pub(super) const fn url(&self) -> &Url {
+        &self.url
     }
 
     /// Understands `Bearer realm="…",service="…",scope="…"`; `None` for any other challenge.

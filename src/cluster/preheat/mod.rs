@@ -11,11 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::cell::{Fetching, Probe};
 use super::{CallError, Cluster, Page, Window};
+use crate::cdn::{GaveWay, HostKey, Turns, TurnsMax};
 use crate::domain::{
     CdnPattern, Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
 };
@@ -23,8 +23,11 @@ use crate::store::CommitFailed;
 
 /// Preheats that are remembered, ended ones included.
 const PREHEATS_MAX: usize = 10_000;
-/// Preheats that run at once; others wait.
-const RUNNING_MAX: usize = 4;
+/// Preheats that run at once, and of those, of one host; others wait.
+const RUNNING_MAX: TurnsMax = TurnsMax { all: 64, per_host: 16 };
+/// How long one runs in any case where others wait whose host has fewer running: long enough for what is small to be here. Then
+/// it waits for another turn, while its tasks go on.
+const GRACE: Duration = Duration::from_secs(10);
 /// Tasks of one preheat that are fetched at once.
 const CHILDREN_AT_ONCE: usize = 4;
 /// How long a registry may take to tell what an image is.
@@ -51,12 +54,12 @@ const LEFT_AT_SOURCE: &str = "clients are fetching it from its source, as they b
 #[derive(Debug)]
 pub struct Preheats {
     known: Mutex<BTreeMap<PreheatId, Arc<Job>>>,
-    places: Semaphore,
+    running: Turns,
 }
 
 impl Default for Preheats {
     fn default() -> Self {
-        Self { known: Mutex::default(), places: Semaphore::new(RUNNING_MAX) }
+        Self { known: Mutex::default(), running: Turns::new(RUNNING_MAX) }
     }
 }
 
@@ -127,7 +130,7 @@ pub struct ChildView {
 }
 
 impl Cluster {
-    /// Takes a preheat, which begins as soon as fewer run. Returns once it is durable.
+    /// Takes a preheat, which begins when it is its turn. Returns once it is durable.
     pub async fn preheat(self: &Arc<Self>, wanted: Wanted) -> Result<PreheatId, CallError> {
         if self.is_draining() {
             return Err(CallError::AskAgain);
@@ -220,11 +223,8 @@ impl Cluster {
 
     /// Goes on with what has not ended, and forgets what ended long ago, for as long as the service runs.
     pub(super) fn keep_preheats(self: &Arc<Self>) {
-        let jobs: Vec<Arc<Job>> = self.preheats.known.lock().values().cloned().collect();
-        for job in jobs {
-            if job.now.lock().preheat.ended_ms.is_none() {
-                self.run_preheat(job);
-            }
+        for job in self.preheats.unended() {
+            self.run_preheat(job);
         }
         let cluster = self.clone();
         self.spawn(async move {
@@ -248,63 +248,103 @@ impl Cluster {
     }
 
     async fn run_to_its_end(self: &Arc<Self>, job: &Job) {
-        // The places are never closed.
-        let Ok(_place) = self.preheats.places.acquire().await else { return };
-        let ended = async {
-            self.change_preheat(job, PreheatState::Running, None).await?;
-            let preheat = job.now.lock().preheat.clone();
-            tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
-            let state = match self.try_preheat(job, &preheat).await? {
-                Ok(()) => PreheatState::Success,
-                Err(why) => PreheatState::Failed(shortened(why, REASON_MAX_BYTES)),
-            };
-            match &state {
-                PreheatState::Failed(reason) => tracing::warn!(preheat = %preheat.id, reason, "preheat failed"),
-                _ => tracing::info!(preheat = %preheat.id, "preheated"),
+        let preheat = job.now.lock().preheat.clone();
+        let host = HostKey::of(&preheat.source.raw_url);
+        let mut is_resolved = false;
+        let outcome = loop {
+            // What an image is would never be found out if that were interrupted turn after turn.
+            let asks_registry = !is_resolved && matches!(preheat.kind, PreheatKind::Image { .. });
+            let grace = if asks_registry { RESOLVE_TIMEOUT + GRACE } else { GRACE };
+            match self.preheats.running.take(host, grace, self.try_preheat(job, &preheat, &mut is_resolved)).await {
+                Ok(outcome) => break outcome,
+                Err(GaveWay { after }) => {
+                    tracing::debug!(preheat = %preheat.id, after_s = after.as_secs(), "preheat makes room for one of another host");
+                }
             }
-            let failed = job.now.lock().children_with_failures();
-            let failed = failed.iter().any(|child| child.failure.is_some()).then_some(failed);
-            self.change_preheat(job, state, failed).await
         };
         // A committer that takes nothing stops the service, which is told of it.
-        let _: Result<(), CommitFailed> = ended.await;
+        if let Ok(outcome) = outcome {
+            let _: Result<(), CommitFailed> = self.end_preheat(job, outcome).await;
+        }
     }
 
-    /// Finds out what there is to fetch, and fetches it.
-    async fn try_preheat(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<Result<(), String>, CommitFailed> {
+    /// Finds out what there is to fetch, unless that is known from an earlier turn, and fetches it.
+    async fn try_preheat(
+        self: &Arc<Self>,
+        job: &Job,
+        preheat: &Preheat,
+        is_resolved: &mut bool,
+    ) -> Result<Result<(), String>, CommitFailed> {
         // It was taken by a service that kept bytes.
         if self.config().cdn_pattern == CdnPattern::Source {
             return Ok(Err(CallError::NothingKept.to_string()));
         }
+        if !*is_resolved {
+            if let Err(why) = self.begin_preheat(job, preheat).await? {
+                return Ok(Err(why));
+            }
+            *is_resolved = true;
+        }
+        Ok(self.warm_all(job, preheat).await)
+    }
+
+    /// Finds out what there is to fetch, and remembers it.
+    async fn begin_preheat(&self, job: &Job, preheat: &Preheat) -> Result<Result<(), String>, CommitFailed> {
+        self.change_preheat(job, PreheatState::Running, None).await?;
+        tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
         let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
         let resolved = tokio::time::timeout_at(deadline, self.resolve(preheat, deadline)).await;
-        let sources = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
-            Ok(sources) => sources,
+        let children = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
+            Ok(children) => children,
             Err(why) => return Ok(Err(why)),
         };
-        let children = sources.iter().map(|source| PreheatChild { task: source.id, url: source.raw_url.clone(), failure: None });
-        self.change_preheat(job, PreheatState::Running, Some(children.collect())).await?;
-        Ok(self.warm_all(job, sources).await)
+        self.change_preheat(job, PreheatState::Running, Some(children.into())).await?;
+        Ok(Ok(()))
+    }
+
+    async fn end_preheat(&self, job: &Job, outcome: Result<(), String>) -> Result<(), CommitFailed> {
+        let preheat = job.now.lock().preheat.id;
+        let state = match outcome {
+            Ok(()) => PreheatState::Success,
+            Err(why) => PreheatState::Failed(shortened(why, REASON_MAX_BYTES)),
+        };
+        match &state {
+            PreheatState::Failed(reason) => tracing::warn!(%preheat, reason, "preheat failed"),
+            _ => tracing::info!(%preheat, "preheated"),
+        }
+        let failed = job.now.lock().children_with_failures();
+        let failed = failed.iter().any(|child| child.failure.is_some()).then_some(failed);
+        self.change_preheat(job, state, failed).await
     }
 
     /// What the preheat is to fetch, or why that cannot be told.
-    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<TaskSpec>, String> {
+    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<PreheatChild>, String> {
         if preheat.source.headers_left_out {
             return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
         }
         match &preheat.kind {
-            PreheatKind::File => Ok(vec![preheat.source.clone()]),
+            PreheatKind::File => {
+                Ok(vec![PreheatChild { task: preheat.source.id, url: preheat.source.raw_url.clone(), failure: None }])
+            }
             PreheatKind::Image { platform } => {
                 image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline).await
             }
         }
     }
 
-    /// Fetches all of these. What can be fetched is, even where something cannot.
-    async fn warm_all(self: &Arc<Self>, job: &Job, sources: Vec<TaskSpec>) -> Result<(), String> {
-        let warming = sources.into_iter().map(|source| {
-            let cluster = self.clone();
+    /// Fetches all that there is to fetch. What can be fetched is, even where something cannot.
+    async fn warm_all(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<(), String> {
+        let children = {
+            let mut stage = job.now.lock();
+            // What failed in an earlier turn is tried again.
+            stage.failures.clear();
+            stage.children.clone()
+        };
+        // Made one by one: each has the headers and certificates of all.
+        let warming = (0..children.len()).map(|index| {
+            let (cluster, child) = (self.clone(), children[index].clone());
             async move {
+                let source = source_of(preheat, child.url);
                 let why = shortened(cluster.warm(&source).await.err()?, REASON_OF_TASK_MAX_BYTES);
                 job.now.lock().note_failure(source.id, &why);
                 Some(format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
@@ -390,6 +430,14 @@ impl Cluster {
 }
 
 impl Preheats {
+    /// Those that have not ended, in the order in which they came.
+    fn unended(&self) -> Vec<Arc<Job>> {
+        let known = self.known.lock();
+        let mut unended: Vec<&Arc<Job>> = known.values().filter(|job| job.now.lock().preheat.ended_ms.is_none()).collect();
+        unended.sort_by_key(|job| job.now.lock().preheat.created_ms);
+        unended.into_iter().cloned().collect()
+    }
+
     fn ended_before(&self, then_ms: u64) -> Vec<PreheatId> {
         let known = self.known.lock();
         let ended = known.values().filter_map(|job| {
@@ -414,6 +462,14 @@ fn shortened(mut reason: String, max_bytes: usize) -> String {
 fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is fetched from one of a preheat's URLs.
+fn source_of(preheat: &Preheat, url: String) -> TaskSpec {
+    match preheat.kind {
+        PreheatKind::File => preheat.source.clone(),
+        PreheatKind::Image { .. } => part_of(&preheat.source, url, &preheat.filter),
+    }
 }
 
 /// A task of what this source names.

@@ -19,7 +19,9 @@ use crate::retention::{Fate, Rules};
 pub struct CacheInfo {
     /// Bytes of all cached pieces.
     stored_bytes: u64,
-    /// The same with what downloads under way will add, as far as that is known: what counts against the quota.
+    /// What downloads under way will add, as far as that is known.
+    coming_bytes: u64,
+    /// Both together: what counts against the quota.
     bytes: u64,
     /// 0 for no limit.
     quota_bytes: u64,
@@ -45,6 +47,7 @@ impl CacheInfo {
         let Rules { expire_after, whole_expires_after, young_free_bytes, full_free_bytes, quota, .. } = view.rules;
         Self {
             stored_bytes: view.stored_bytes,
+            coming_bytes: view.bytes.saturating_sub(view.stored_bytes),
             bytes: view.bytes,
             quota_bytes: quota.map_or(0, |quota| quota.bytes),
             high_watermark_bytes: quota.map_or(0, |quota| quota.high_bytes()),

@@ -9,8 +9,8 @@ use crate::end_to_end::download;
 use crate::harness::dump::output;
 use crate::harness::eventually;
 use crate::harness::exchange::{self, get, request};
-use crate::harness::origin::{File, Origin};
-use crate::harness::pieces::random_content;
+use crate::harness::origin::{Ending, File, Origin};
+use crate::harness::pieces::{PIECE_SIZE, random_content};
 use crate::harness::service::{Service, command};
 
 /// Nothing goes by itself in the time of a test.
@@ -82,6 +82,23 @@ async fn a_dry_run_tells_what_would_go_and_takes_nothing_and_the_real_one_takes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_to_come_is_told_apart_from_what_is_here() {
+    let configuration = BY_HAND.replace('}', ", repositoryQuota: 20M}");
+    let (origin, service) = (Origin::start().await, Service::start_configured(&configuration).await);
+    let file = File { ending: Ending::StallsAfter(5_000_000), ..File::new(random_content(9_000_000)) };
+    let (_client, _task) = register(&service, &origin.put("file", file)).await.expect("it is accepted");
+    let cache = eventually("a piece is here, and two are not", async || {
+        let cache = fetch(service.api(), "/cache").await;
+        (cache["storedBytes"] == PIECE_SIZE).then_some(cache)
+    })
+    .await;
+    let all = 9_000_000 + 3 * 5;
+    assert_eq!((&cache["comingBytes"], &cache["bytes"]), (&(all - PIECE_SIZE).into(), &all.into()), "{cache}");
+    let table = String::from_utf8(gc(&service, &["--dry-run"]).await.stdout).expect("a table is UTF-8");
+    assert!(table.contains("cached: 4MB, and 4693KB to come (of a quota of 20MB)"), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_collected_where_no_service_runs() {
     let mut service = Service::start().await;
     service.terminate().await;
@@ -102,6 +119,7 @@ async fn the_cache_is_shown_page_by_page_in_the_order_in_which_it_would_go() {
     let cache = fetch(service.api(), "/api/v1/cache?pageSize=2").await;
     for (field, expected) in [
         ("storedBytes", 300_015),
+        ("comingBytes", 0),
         ("bytes", 300_015),
         ("quotaBytes", 10 << 20),
         ("highWatermarkBytes", 8 << 20),

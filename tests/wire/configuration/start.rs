@@ -69,6 +69,8 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
     wrong_flag.args(["--port", "eighty"]);
     let mut wrong_variable = serve_command(&home);
     wrong_variable.env("SUPERNODE_FAIL_ACCESS_INTERVAL", "3");
+    let mut misspelt_variable = serve_command(&home);
+    misspelt_variable.env("SUPERNODE_SOURCE_DENNY", "10.0.0.0/8");
     let mut absent = serve_command(&home);
     absent.arg("--config").arg(directory.path().join("absent.yml"));
     let mut wrong_pattern = serve_command(&home);
@@ -93,6 +95,7 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
         (wrong_file, format!("{}:3: hold is \"5s\"; allowed is ", file.display())),
         (wrong_flag, "--port: listenPort is \"eighty\"; allowed is a port, 0 to 65535".to_owned()),
         (wrong_variable, "SUPERNODE_FAIL_ACCESS_INTERVAL: failAccessInterval is \"3\"; allowed is a duration".to_owned()),
+        (misspelt_variable, "SUPERNODE_SOURCE_DENNY: the variable is unknown; allowed is SUPERNODE_SOURCE_DENY".to_owned()),
         (absent, "absent.yml: No such file or directory".to_owned()),
         (wrong_log, "SUPERNODE_LOG is \"supernode=loudly\"; allowed is a log filter".to_owned()),
         (wrong_pattern, "--cdn-pattern: cdnPattern is \"hybrid\"; allowed is local or source".to_owned()),
@@ -109,10 +112,14 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
 async fn config_prints_what_is_in_effect_and_can_be_read_back() {
     let directory = directory_with("supernode.yml", GO_FILE);
     let mut first = config_of(&directory.path().join("supernode.yml"));
-    first.args(["--port=8100", "-D"]).env("SUPERNODE_PORT", "8200").env("SUPERNODE_DOWN_LIMIT", "3").env("SUPERNODE_PROT", "1");
+    first
+        .args(["--port=8100", "-D"])
+        .env("SUPERNODE_PORT", "8200")
+        .env("SUPERNODE_DOWN_LIMIT", "3")
+        .env("SUPERNODE_LIMITED", "1");
     let first = run(first).await;
     assert_eq!(first.code, Some(0), "{}", first.errors);
-    for warning in ["plugins is unknown", "SUPERNODE_PROT is unknown and ignored; SUPERNODE_PORT is the nearest"] {
+    for warning in ["plugins is unknown", "SUPERNODE_LIMITED is unknown and ignored"] {
         assert!(first.errors.contains(warning), "{warning:?} is not in {}", first.errors);
     }
     let line = |key: &str| first.printed.lines().find(|line| line.trim_start().starts_with(key)).unwrap_or_default();

@@ -95,6 +95,7 @@ fn forbidden() -> Vec<Case> {
 
 fn broken() -> Vec<Case> {
     vec![
+        leading("redirects to where nobody is", "302 Found", "http://127.0.0.1:0/file"),
         case("redirects without a Location", |_| bare("302 Found", "")),
         case("redirects to an empty Location", |asked| match asked.number {
             0 => to("302 Found", ""),

@@ -15,8 +15,8 @@ use crate::harness::service::Service;
 
 /// Sentences are shown up to here. Characters.
 const SENTENCE_MAX: usize = 200;
-/// What follows these in a sentence is another every time, or on every machine.
-const BEFORE_WHAT_VARIES: [&str; 3] = ["certificate expired", "failed to lookup address information", "Connection refused"];
+/// What follows this in a sentence is another on every machine.
+const BEFORE_WHAT_VARIES: &str = "cannot be resolved";
 
 /// Has a client register for the source's file and download it, and tells what came of it. The sources come along: a port
 /// that is given up may be another's next, at whose URL what was said of this one would be remembered.
@@ -136,8 +136,8 @@ fn plain(text: &str, known: &[Option<SocketAddr>]) -> String {
     for address in known.iter().flatten() {
         text = text.replace(&address.to_string(), "HOST").replace(&format!(":{}", address.port()), ":PORT");
     }
-    if let Some(end) = BEFORE_WHAT_VARIES.iter().find_map(|sign| Some(text.find(sign)? + sign.len())) {
-        return format!("{}…", &text[..end]);
+    if let Some((before, _)) = text.split_once(BEFORE_WHAT_VARIES) {
+        return format!("{before}{BEFORE_WHAT_VARIES}…");
     }
     match text.char_indices().nth(SENTENCE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{call, fetch, refused};
 use crate::end_to_end::{download, download_wanted};
 use crate::harness::client::{Client, Release, Wanted};
-use crate::harness::exchange::{self, post_json};
+use crate::harness::exchange::{self, post_json, request, with_header};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::{PIECE_SIZE, md5_hex, random_content};
 use crate::harness::service::Service;
@@ -145,6 +146,59 @@ async fn wrong_requests_are_refused_with_a_status_and_a_name() {
     let answer = exchange::ask(service.api(), post_json("/peers", &json!([1]))).await;
     assert_eq!(answer.status, 400, "{answer}");
     assert_eq!(fetch(service.api(), "/peers").await, json!([]), "what was refused left nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_is_that_of_the_get_without_a_body_and_reports_nothing() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let url = origin.put("file", File::new(random_content(1000)));
+    let task = download(&service, &url).await.task;
+    for target in ["/", "/openapi.json", "/live", "/ready", "/_ping", "/version", "/peers", "/tasks", "/nothing", "/tasks/abc"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([format!("/api/v1/tasks/{task}/pieces")])
+    {
+        let (got, head) = (call(service.api(), "GET", &target).await, call(service.api(), "HEAD", &target).await);
+        assert_eq!((head.status, head.body.len()), (got.status, 0), "{target}: {head}");
+        assert!(!got.body.is_empty(), "{target} has nothing to leave out");
+        for name in ["content-type", "content-length", "x-total-count"] {
+            assert_eq!(head.header(name), got.header(name), "{target}: {name}");
+        }
+    }
+    for target in ["/metrics", "/cache", "/preheats"] {
+        let head = call(service.api(), "HEAD", target).await;
+        assert!(head.status == 200 && head.header("content-length").is_some() && head.body.is_empty(), "{target}: {head}");
+    }
+    for path in ["qtdown", "download"] {
+        let target = format!("/{path}/{}/{task}", &task[..3]);
+        for (range, status, length) in [(None, 200, "1005"), (Some("bytes=5-9"), 206, "5"), (Some("bytes=2000-"), 416, "")] {
+            let asking = |method| match range {
+                Some(range) => with_header(request(method, &target, Bytes::new()), "range", range),
+                None => request(method, &target, Bytes::new()),
+            };
+            let got = exchange::call(service.download(), asking("GET")).await.unwrap_or_else(|error| panic!("{error}"));
+            let head = exchange::call(service.download(), asking("HEAD")).await.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((got.status, head.status, head.body.len()), (status, status, 0), "{target} {range:?}: {head}");
+            assert!(length.is_empty() || head.header("content-length") == Some(length), "{target} {range:?}: {:?}", head.headers);
+            for name in ["content-length", "content-range", "etag", "accept-ranges"] {
+                assert_eq!(head.header(name), got.header(name), "{target} {range:?}: {name}");
+            }
+        }
+    }
+    let clients = format!("/tasks/{task}/clients");
+    let (before, cid) = (fetch(service.api(), &clients).await, fetch(service.api(), "/peers").await[0]["ID"].clone());
+    let cid = cid.as_str().expect("an id");
+    for target in [
+        format!("/peer/service/down?taskId={task}&cid={cid}"),
+        format!("/peer/task?taskId={task}&srcCid={cid}&status=700&result=502"),
+        "/peer/piece/suc".to_owned(),
+        "/peer/piece/error".to_owned(),
+        "/peer/registry".to_owned(),
+    ] {
+        let head = call(service.api(), "HEAD", &target).await;
+        assert!(head.status == 405 && head.header("allow").is_some_and(|allowed| !allowed.contains("HEAD")), "{target}: {head}");
+    }
+    assert_eq!(fetch(service.api(), &clients).await, before, "a head has taken a client away");
 }
 
 #[tokio::test(flavor = "multi_thread")]

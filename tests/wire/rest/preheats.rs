@@ -1,6 +1,7 @@
 //! Preheats: files and images that are here before the first client asks, also across kills.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -79,6 +80,80 @@ fn put_image(origin: &Origin, layer: &[u8]) -> String {
         origin.put(&format!("v2/team/app/blobs/{}", digest(number)), guarded([&[number], layer].concat()));
     }
     origin.put("v2/team/app/manifests/latest", json_file(index))
+}
+
+/// The identifiers of all preheats in this state.
+async fn in_state(api: SocketAddr, state: &str) -> Vec<String> {
+    let list = fetch(api, "/preheats?pageSize=1000").await;
+    let all = list.as_array().expect("a list").iter().filter(|preheat| preheat["status"] == state);
+    all.map(|preheat| preheat["ID"].as_str().expect("an id").to_owned()).collect()
+}
+
+async fn so_many_run(api: SocketAddr, count: usize) {
+    eventually(&format!("{count} run"), async || (in_state(api, "RUNNING").await.len() == count).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_preheats_of_one_host_hold_none_of_another_and_have_a_quarter_of_the_places() {
+    const OF_ONE_HOST: usize = 16;
+    let mut service = Service::start_configured("base: {sourceIdleTimeout: 10m}\n").await;
+    let (silent, quick) = (Origin::start().await, Origin::start().await);
+    for number in 0..40 {
+        let kind = if number % 2 == 0 { "file" } else { "image" };
+        let file = File { delay: Duration::from_hours(1), ..File::new("{}") };
+        let url = silent.put(&format!("v2/a/manifests/{number}"), file);
+        preheat(service.api(), &json!({"type": kind, "url": url})).await;
+    }
+    so_many_run(service.api(), OF_ONE_HOST).await;
+    let quick_preheat = async |api, name: &str| {
+        let url = quick.put(name, File::new("abc"));
+        let quick = ended(api, &preheat(api, &json!({"type": "file", "url": url})).await).await;
+        assert_eq!(quick["status"], "SUCCESS", "{quick}");
+    };
+    quick_preheat(service.api(), "first").await;
+
+    // One that waits goes, and one that runs leaves its place to the next.
+    let (waiting, running) = (in_state(service.api(), "WAITING").await, in_state(service.api(), "RUNNING").await);
+    assert_eq!((waiting.len(), running.len()), (40 - OF_ONE_HOST, OF_ONE_HOST));
+    for id in [&waiting[0], &running[0]] {
+        assert_eq!(call(service.api(), "DELETE", &format!("/preheats/{id}")).await.status, 204);
+        refused(service.api(), "GET", &format!("/preheats/{id}"), 404, "no such preheat").await;
+    }
+    so_many_run(service.api(), OF_ONE_HOST).await;
+    assert_eq!(in_state(service.api(), "WAITING").await.len(), 38 - OF_ONE_HOST);
+
+    // Nor do they all begin at once after a restart.
+    service.kill9();
+    let asked = |silent: &Origin| (0..40).map(|n| silent.record(&format!("v2/a/manifests/{n}")).0.len()).sum::<usize>();
+    let before = asked(&silent);
+    service.restart().await;
+    quick_preheat(service.api(), "second").await;
+    assert_eq!(in_state(service.api(), "SUCCESS").await.len(), 2);
+    assert!(asked(&silent) - before <= OF_ONE_HOST, "{} were asked at once", asked(&silent) - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_silent_hosts_have_all_places_one_gives_way_to_another_host_and_goes_on_later() {
+    let service = Service::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let origin = Origin::start().await;
+        for number in 0..16 {
+            let file = File { delay: Duration::from_secs(25), ..File::new("abc") };
+            let url = origin.put(&number.to_string(), file);
+            preheat(service.api(), &json!({"type": "file", "url": url})).await;
+        }
+        silent.push(origin);
+    }
+    so_many_run(service.api(), 64).await;
+    let quick = Origin::start().await;
+    let url = quick.put("quick", File::new("abc"));
+    ended(service.api(), &preheat(service.api(), &json!({"type": "file", "url": url})).await).await;
+    assert_eq!(in_state(service.api(), "RUNNING").await.len(), 64, "it did not wait until one of them was done");
+    eventually("all have ended well", async || (in_state(service.api(), "SUCCESS").await.len() == 65).then_some(())).await;
+    let asked: Vec<usize> =
+        silent.iter().flat_map(|origin| (0..16).map(|number| origin.record(&number.to_string()).0.len())).collect();
+    assert!(asked.iter().all(|times| *times == 1), "one that gave way was fetched anew: {asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,12 +297,15 @@ async fn what_cannot_be_preheated_says_why() {
     for (kind, url, why) in [
         ("file", missing.as_str(), "404"),
         ("file", "http://169.254.169.254/latest/meta-data", "does not let it fetch"),
+        ("file", "http://registry.invalid/f", "the name registry.invalid cannot be resolved: "),
+        ("image", "http://registry.invalid/v2/a/manifests/b", "cannot be read: the name registry.invalid cannot be resolved: "),
         ("image", &page, "no manifest"),
         ("image", "http://169.254.169.254/v2/a/manifests/b", "does not let it fetch"),
     ] {
         let preheat = ended(service.api(), &preheat(service.api(), &json!({"type": kind, "url": url})).await).await;
         let reason = preheat["reason"].as_str().unwrap_or_default();
         assert!(preheat["status"] == "FAILED" && reason.contains(why), "{kind} {url}: {preheat}");
+        assert!(!reason.contains("client error") && !reason.contains("error sending"), "the library's words: {reason}");
         if kind == "file" {
             let child = &preheat["children"][0];
             let reason = child["reason"].as_str().unwrap_or_default();
