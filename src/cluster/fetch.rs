@@ -33,7 +33,8 @@ impl Cluster {
         let (cluster, cell) = (self.clone(), cell.clone());
         self.spawn(async move {
             METRICS.cdn_trigger.inc();
-            let fetching = cell.ended.run_until_cancelled(cluster.fetch(&cell, &spec));
+            // Boxed: each that wraps it would hold it twice, before and while it runs.
+            let fetching = cell.ended.run_until_cancelled(Box::pin(cluster.fetch(&cell, &spec)));
             let Some(Some(outcome)) = cluster.stopping.run_until_cancelled(fetching).await else { return };
             match outcome {
                 Ok(Some(fetched)) => cluster.finish(&cell, fetched).await,
