@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::config::{SETTINGS, Setting, Sources};
 use crate::domain::TaskId;
@@ -26,8 +26,8 @@ Every setting can be given as a flag, as an environment variable (its name is in
 makes a running service read its file again. Durations are written like 3m0s or 500ms, sizes like 20M or 200MB.
 
 Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage or wrong configuration, 3 the home is in use by a
-running service, 4 the home is of a newer program, 5 (dump) there is no such task, 75 (serve --no-supervise) the database can be written again after it
-could not: start the service again.
+running service, 4 the home is of a newer program, 5 (dump) there is no such task, 75 (serve --no-supervise) the
+database can be written again after it could not: start the service again.
 Environment: SUPERNODE_CONFIG names the configuration file; SUPERNODE_LOG sets what is logged, for example \"info\" (the
 default), \"debug\" or \"info,supernode::cdn=trace\".";
 
@@ -208,17 +208,17 @@ pub struct GcArgs {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Clients of each task.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = value_parser!(u32).range(1..))]
     pub clients: u32,
     /// Connections that carry their requests.
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
     pub connections: u32,
     /// Tasks, one after the other; each is a 50 MiB file of 13 pieces.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
     pub tasks: u32,
     /// Instead, drive bursts of tasks and clients through for so long, all of which expire, and print what the service is
     /// left with.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = value_parser!(u32).range(1..))]
     pub churn: Option<u32>,
 }
 
@@ -260,6 +260,16 @@ mod tests {
         }
         assert!(given("supernode --prot 1").is_err());
         assert!(given("supernode --port").is_err());
+    }
+
+    #[test]
+    fn nothing_cannot_be_measured() {
+        for option in ["--clients", "--connections", "--tasks", "--churn"] {
+            let of = |count| Cli::try_parse_from(["supernode", "bench", option, count]);
+            assert!(of("1").is_ok(), "{option} 1");
+            let refused = of("0").expect_err("there is nothing to measure").to_string();
+            assert!(refused.contains(option) && refused.contains("1.."), "{refused}");
+        }
     }
 
     #[test]

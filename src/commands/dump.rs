@@ -4,13 +4,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use reqwest::Method;
 use serde::Deserialize;
 
 use super::control_client::ask_running;
 use super::home_lock::{HomeInUse, HomeLock};
+use super::table::Listing;
 use crate::cli::{DumpArgs, DumpFormat};
 use crate::cluster::inventory::{self, Row};
 use crate::config::Home;
@@ -107,26 +106,21 @@ impl Printer {
 
 /// One table a kind of row.
 struct Tables {
-    tasks: Table,
-    clients: Table,
-    progress: Table,
-    pieces: Table,
-    peers: Table,
+    tasks: Listing,
+    clients: Listing,
+    progress: Listing,
+    pieces: Listing,
+    peers: Listing,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        let table = |header: &[&str]| {
-            let mut table = Table::new();
-            table.load_style(NOTHING).set_header(header);
-            table
-        };
         Self {
-            tasks: table(&["TASK", "STATE", "LENGTH", "PIECES", "STORED", "CLIENTS", "URL", "REASON"]),
-            clients: table(&["TASK", "CLIENT", "STATE", "SERVES", "ERRORS AS SERVER", "AS RECEIVER", "PATH"]),
-            progress: table(&["TASK", "CLIENT", "HELD", "SERVABLE"]),
-            pieces: table(&["TASK", "PIECE", "MD5:LENGTH", "STORED"]),
-            peers: table(&["CLIENT", "ADDRESS", "HOST", "VERSION"]),
+            tasks: Listing::new(&["TASK", "STATE", "LENGTH", "PIECES", "STORED", "CLIENTS", "URL", "REASON"]),
+            clients: Listing::new(&["TASK", "CLIENT", "STATE", "SERVES", "ERRORS AS SERVER", "AS RECEIVER", "PATH"]),
+            progress: Listing::new(&["TASK", "CLIENT", "HELD", "SERVABLE"]),
+            pieces: Listing::new(&["TASK", "PIECE", "MD5:LENGTH", "STORED"]),
+            peers: Listing::new(&["CLIENT", "ADDRESS", "HOST", "VERSION"]),
         }
     }
 }
@@ -139,22 +133,22 @@ impl Tables {
             Row::Task { task, url, state, reason, length, pieces, pieces_stored, clients, .. } => {
                 let pieces = number(pieces.map(u64::from));
                 let (stored, clients) = (pieces_stored.to_string(), clients.to_string());
-                self.tasks.add_row([task, state, number(length), pieces, stored, clients, url, reason.unwrap_or_default()]);
+                self.tasks.add([task, state, number(length), pieces, stored, clients, url, reason.unwrap_or_default()]);
             }
             Row::Client { task, client, state, path, gone, serve_errors, download_errors, .. } => {
                 let errors = [serve_errors, download_errors].map(|count| count.to_string());
                 let [as_server, as_receiver] = errors;
-                self.clients.add_row([short(&task), client, state, yes(!gone), as_server, as_receiver, path]);
+                self.clients.add([short(&task), client, state, yes(!gone), as_server, as_receiver, path]);
             }
             Row::Progress { task, client, held, servable } => {
-                self.progress.add_row([short(&task), client, ranges(&held), ranges(&servable)]);
+                self.progress.add([short(&task), client, ranges(&held), ranges(&servable)]);
             }
             Row::Piece { task, piece, piece_md5, stored } => {
-                self.pieces.add_row([short(&task), piece.to_string(), piece_md5, yes(stored)]);
+                self.pieces.add([short(&task), piece.to_string(), piece_md5, yes(stored)]);
             }
             Row::Peer { client, ip, port, host_name, version } => {
                 let address = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-                self.peers.add_row([client, address, host_name, version]);
+                self.peers.add([client, address, host_name, version]);
             }
         }
     }
@@ -168,13 +162,7 @@ impl Tables {
             ("peers", &self.peers),
         ];
         for (name, table) in named {
-            writeln!(out, "{name} ({})", table.row_iter().count())?;
-            if !table.is_empty() {
-                for line in table.lines() {
-                    writeln!(out, "  {}", line.trim_end())?;
-                }
-            }
-            writeln!(out)?;
+            table.write(name, out)?;
         }
         Ok(())
     }

@@ -3,13 +3,12 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, bail};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::control_client::ask_running;
 use super::home_lock::{HomeInUse, HomeLock};
+use super::table::Listing;
 use crate::cli::GcArgs;
 use crate::config::units::format_size;
 
@@ -66,19 +65,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 struct Tables {
-    going: Table,
-    staying: Table,
+    going: Listing,
+    staying: Listing,
     cache: Value,
     collected: Value,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        let table = || {
-            let mut table = Table::new();
-            table.load_style(NOTHING).set_header(["TASK", "STATE", "SIZE", "CLIENTS", "UNUSED FOR", "WHY", "URL"]);
-            table
-        };
+        let table = || Listing::new(&["TASK", "STATE", "SIZE", "CLIENTS", "UNUSED FOR", "WHY", "URL"]);
         Self { going: table(), staying: table(), cache: Value::Null, collected: Value::Null }
     }
 }
@@ -92,7 +87,7 @@ impl Tables {
                 let table = if line["goes"] == true { &mut self.going } else { &mut self.staying };
                 let id: String = text("ID").chars().take(12).collect();
                 let (size, unused) = (readable_size(number("storedBytes")), format!("{} s", number("idleSeconds")));
-                table.add_row([id, text("cdnStatus"), size, number("clients").to_string(), unused, text("why"), text("taskURL")]);
+                table.add([id, text("cdnStatus"), size, number("clients").to_string(), unused, text("why"), text("taskURL")]);
             }
             Some("cache") => self.cache = line.clone(),
             Some("collected") => self.collected = line.clone(),
@@ -102,13 +97,7 @@ impl Tables {
 
     fn write(&self, out: &mut impl Write, dry: bool) -> io::Result<()> {
         for (name, table) in [(if dry { "would go" } else { "goes" }, &self.going), ("stays", &self.staying)] {
-            writeln!(out, "{name} ({})", table.row_iter().count())?;
-            if !table.is_empty() {
-                for line in table.lines() {
-                    writeln!(out, "  {}", line.trim_end())?;
-                }
-            }
-            writeln!(out)?;
+            table.write(name, out)?;
         }
         let number = |name: &str| self.cache[name].as_u64().unwrap_or_default();
         let size = |name: &str| readable_size(number(name));

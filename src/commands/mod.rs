@@ -12,6 +12,7 @@ mod progress;
 pub mod restore;
 pub mod serve;
 pub mod snapshot;
+mod table;
 pub mod version;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! Listening sockets: handed to us by whoever started us, or bound here.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -137,9 +138,13 @@ fn bind(ip: Option<IpAddr>, port: u16, option: &str) -> anyhow::Result<TcpListen
             _ => Err(error),
         }),
     };
-    bound.with_context(|| {
+    bound.map_err(|error| {
         let ip = ip.map_or_else(|| "all addresses".to_owned(), |ip| ip.to_string());
-        format!("cannot listen on port {port} of {ip}; choose another with {option}, or 0 for any that is free")
+        let advice = match error.kind() {
+            ErrorKind::AddrNotAvailable => "choose an address of this machine with --bind".to_owned(),
+            _ => format!("choose another with {option}, or 0 for any that is free"),
+        };
+        anyhow::Error::new(error).context(format!("cannot listen on port {port} of {ip}; {advice}"))
     })
 }
 

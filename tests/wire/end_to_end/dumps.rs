@@ -2,9 +2,12 @@
 
 use std::process::Output;
 
+use serde_json::json;
+
 use super::{download, download_wanted};
 use crate::harness::client::Wanted;
 use crate::harness::dump::{Dump, dump_text, output};
+use crate::harness::exchange::{self, post_json};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::{Service, command};
@@ -72,6 +75,25 @@ async fn a_task_that_is_not_there_has_an_exit_code_of_its_own() {
     help.args(["dump", "--help"]);
     let help = String::from_utf8(output(help).await.stdout).expect("help is UTF-8");
     assert!(help.contains(&format!("{NO_SUCH_TASK} there is no such task")), "{help}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_obeys_nothing_that_clients_named() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    let registration = json!({
+        "cId": "a\u{202e}b", "ip": "127.0.0.1", "port": 1, "path": "/x", "superNodeIp": "127.0.0.1",
+        "rawUrl": origin.put("file", File::new(random_content(2000))), "taskUrl": "http://c\u{1b}[31md/\u{7}",
+    });
+    let registered = exchange::ask(service.api(), post_json("/peer/registry", &registration)).await;
+    assert_eq!(registered.code, 200, "{registered}");
+    let dump = dump_text(&service.home(), "table", &[]).await;
+    let mut gc = command();
+    gc.args(["gc", "--dry-run", "--home-dir"]).arg(service.home());
+    let gc = String::from_utf8(output(gc).await.stdout).expect("UTF-8");
+    for (table, shows) in [(dump, r"a\u{202e}b"), (gc, r"http://c\u{1b}[31md/\u{7}")] {
+        assert!(table.contains(shows), "no {shows} in {table:?}");
+        assert!(!table.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{table:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

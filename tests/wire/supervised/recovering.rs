@@ -80,7 +80,7 @@ async fn questions_are_told_to_wait_and_what_must_be_durable_waits_itself() {
     for (path, status) in [("/live", 200), ("/ready", 503)] {
         assert_eq!(exchange::ask(api, get(path)).await.status, status, "{path}");
     }
-    for path in ["/metrics", "/_ping", "/version"] {
+    for path in ["/", "/metrics", "/_ping", "/version"] {
         assert_eq!(exchange::call(api, get(path)).await.expect("answered").status, 200, "{path}");
     }
     let at_once = began.elapsed();
