@@ -25,6 +25,8 @@ use crate::stage::{Addresses, Stage, Started, supervised};
 const FILE_BYTES: usize = 6_000_000;
 /// Of these, the first piece and some of the second.
 const BEGUN_BYTES: u64 = 5_000_000;
+/// A file may have the first piece and some of the second.
+const FILE_LIMIT_BYTES: u64 = 5 * 1024 * 1024;
 const GO_ON: i64 = 601;
 const WAIT: i64 = 602;
 const SOURCE_FAIL: i64 = 604;
@@ -229,6 +231,31 @@ async fn a_disk_that_fills_under_a_download_has_nothing_of_it_and_its_clients_go
         let checked = scene.stage.run("check", &[]).await;
         assert!(checked.status.success(), "{error:?}: {}", String::from_utf8_lossy(&checked.stdout));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_beyond_the_limit_of_a_files_size_fails_its_task_alone_and_goes_on_once_it_may() {
+    let mut scene = Scene::set().await;
+    let content = random_content(FILE_BYTES);
+    scene.stage.limit_file_size(Some(FILE_LIMIT_BYTES));
+    let url = scene.origin.put("coming", File::new(content.clone()));
+    let task = TaskId::derive(&url, "", "").to_string();
+    let registered = scene.register(&url).await;
+    assert!([200, SOURCE_FAIL].contains(&registered.code), "{registered}");
+    let told =
+        eventually("whoever asks is told", async || Some(scene.told(&task).await).filter(|told| told.code == SOURCE_FAIL)).await;
+    assert!(told.msg.contains("this file is larger than the supernode may make one"), "{told}");
+    scene.check_still_runs();
+    scene.check_served().await;
+    assert!(scene.download(&scene.url).await == scene.content, "another file is not served");
+
+    // No room is wanted, so that what is there may stay.
+    assert_eq!(scene.stored_pieces(&task).await, 1);
+    scene.stage.limit_file_size(None);
+    eventually("a registration is taken again", async || (scene.register(&url).await.code == 200).then_some(())).await;
+    assert!(scene.download(&url).await == content, "the file came with other bytes");
+    let asked = scene.origin.record("coming").0;
+    assert!(asked.iter().skip(1).all(|seen| seen.start > 0), "what was there is fetched again: {asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
