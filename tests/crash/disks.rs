@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::io::Errno;
+use rustix::process::Signal;
 use serde_json::json;
 use supernode::domain::TaskId;
 
@@ -256,6 +257,49 @@ async fn a_file_beyond_the_limit_of_a_files_size_fails_its_task_alone_and_goes_o
     assert!(scene.download(&url).await == content, "the file came with other bytes");
     let asked = scene.origin.record("coming").0;
     assert!(asked.iter().skip(1).all(|seen| seen.start > 0), "what was there is fetched again: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_onto_a_full_disk_is_put_off_and_what_is_here_is_served_on() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let url = origin.put("here", File::new(content.clone()));
+    let (mut service, faults) = supervised().await;
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let downloaded = client.download(service.api(), &Wanted::url(&url)).await;
+    let task = downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+    let (worker, download) = (service.worker(), service.download());
+    let served = async |when: &str| {
+        let (status, body) = piece_of(download, &task, 1).await;
+        assert!(status == 206 && body == slot_of(&content, 1), "{when}: a piece is served with {status}");
+    };
+    faults.fail(WRITE | CREATE, "/home/", Errno::NOSPC, ALWAYS);
+    service.signal(Signal::USR2);
+    let put_off = "no upgrade, serving on: the new program could not open the home";
+    eventually("the log tells that it stays", async || service.log().contains(put_off).then_some(())).await;
+    served("on a full disk").await;
+    rustix::process::test_kill_process(worker).expect("the worker serves on");
+
+    faults.heal();
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    served("after the upgrade").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_for_which_there_is_no_room_leaves_the_service_to_the_old_one() {
+    let (mut service, faults) = supervised().await;
+    // As a full disk does to one that has to migrate; the old one has nothing to write.
+    faults.fail(OPEN, "/home/db/db", Errno::NOSPC, 1);
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    assert_eq!(exchange::ask(service.api(), get("/ready")).await.status, 200);
+    let log = service.log();
+    for part in ["no room for the new program to open the home", "the old one goes on why=\"exit code 1\""] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    assert_eq!(service.log().matches("the old one goes on").count(), 1, "the next upgrade succeeds: {}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -321,6 +321,7 @@ impl Supervisor {
             (Phase::Serving, Some(0)) => Some(WorkerEnded::Code(0)),
             (Phase::Serving, Some(DRAINED_FOR_UPGRADE)) => {
                 self.trials = 1;
+                self.news.on_trial = true;
                 self.begin_trial();
                 None
             }
@@ -357,6 +358,7 @@ impl Supervisor {
 
     fn give_up_upgrade(&mut self, why: &str) {
         (self.phase, self.program) = (Phase::Serving, OURSELVES.into());
+        self.news.on_trial = false;
         self.news.failed_upgrade = Some(why.to_owned());
     }
 
