@@ -38,8 +38,7 @@ pub enum FetchError {
 impl FetchError {
     /// Whether the disk had no room for it.
     pub fn is_want_of_room(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, Self::Disk(error) if matches!(error.source.kind(), StorageFull | QuotaExceeded))
+        matches!(self, Self::Disk(error) if error.is_want_of_room())
     }
 
     /// How long the source wants to be left alone, if it said so.

@@ -40,7 +40,7 @@ pub struct Cell {
     pub probe: watch::Sender<Probe>,
     /// Wakes held requests, first come first.
     pub openings: Notify,
-    /// Ends the download of a task that is forgotten.
+    /// Ends the download of a task that is forgotten, or whose file makes room for the database.
     pub ended: CancellationToken,
     /// How often the latest opening may still be passed on.
     passes: AtomicU32,

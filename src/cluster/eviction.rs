@@ -11,8 +11,7 @@ use super::expiry::Collected;
 use super::{CallError, Cluster};
 use crate::cdn::LedgerError;
 use crate::config::units::format_duration;
-use crate::domain::SourceState;
-use crate::domain::piece::SMALL_SLOT_MAX_BYTES;
+use crate::domain::{Generation, SourceState, TaskId};
 use crate::retention::{self, Cached, Fate, NoRoom, Quota, Reason, Rules, Stay, Use, Verdict};
 use crate::telemetry::metrics::METRICS;
 
@@ -113,18 +112,25 @@ impl Cluster {
     /// whole, then those that nobody uses, for longest. Nothing can be recorded now; the next start finds them missing.
     pub async fn make_room_for_database(self: &Arc<Self>) {
         let mut files = self.cached_files().await;
-        // What lies in the database itself gives its disk nothing back.
-        files.retain(|file| file.stored_bytes > SMALL_SLOT_MAX_BYTES && !(file.whole && file.in_use.is_some()));
+        files.retain(|file| !(file.whole && file.in_use.is_some()));
         files.sort_by_key(|file| (file.whole, std::cmp::Reverse(file.idle)));
         for file in files {
+            let Ok(cell) = self.cell(&file.task) else { continue };
+            let generation = cell.lock().swarm.status().generation;
+            // What is recorded says little of what is there: pieces that are not whole yet take room too, and what lies in
+            // the database itself gives its disk nothing back.
+            let bytes = self.file_bytes(&file.task, generation).await;
+            if bytes == 0 {
+                continue;
+            }
             match self.free_bytes().await {
                 Some(free) if free < DATABASE_ROOM_BYTES => {}
                 // There is room, or nobody can tell: then it is something else that fails.
                 _ => return,
             }
-            let Ok(cell) = self.cell(&file.task) else { continue };
-            let generation = cell.lock().swarm.status().generation;
-            tracing::error!(task = %file.task, bytes = file.stored_bytes, "removing a cached file: the disk has no room for the database");
+            // A download holds its file open, and what it brings can no longer be recorded.
+            cell.ended.cancel();
+            tracing::error!(task = %file.task, bytes, "removing a cached file: the disk has no room for the database");
             self.remove_file_at_once(&file.task, generation).await;
         }
     }
@@ -217,6 +223,13 @@ impl Cluster {
         let repository = self.repository.clone();
         let looked = tokio::task::spawn_blocking(move || repository.free_bytes()).await;
         looked.ok()?.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "room is not known")).ok()
+    }
+
+    /// How long a task's file is on the disk; 0 where that cannot be told.
+    async fn file_bytes(&self, task: &TaskId, generation: Generation) -> u64 {
+        let (repository, task) = (self.repository.clone(), *task);
+        let looked = tokio::task::spawn_blocking(move || repository.file_bytes(&task, generation)).await;
+        looked.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// What is cached, and what the next round would do.

@@ -43,6 +43,9 @@ impl Cluster {
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
                 Err(error) => {
                     cluster.trim_file(&cell, generation).await;
+                    if error.is_want_of_room() {
+                        cluster.give_up_file(&cell, generation).await;
+                    }
                     cluster.fail(&cell, generation, About::Download, &error).await;
                 }
             }
@@ -139,6 +142,38 @@ impl Cluster {
         }
     }
 
+    /// Makes the file go of a download for which the disk has no room: it is in the way of everything else, the database
+    /// included. Its pieces are recorded as lost before, while nobody else may begin to fetch them. Where the source was here
+    /// whole, what is left of it stays: few pieces are missing, and clients have been told of all.
+    async fn give_up_file(&self, cell: &Cell, generation: Generation) {
+        loop {
+            let Ok(room) = self.committer.room().await else { return };
+            let ticket = {
+                let Ok(mut inner) = cell.live() else { return };
+                let status = inner.swarm.status();
+                if status.generation != generation || status.state != SourceState::Running {
+                    return;
+                }
+                let pieces: Vec<_> =
+                    inner.swarm.stored_pieces().map(|(piece, _)| piece).take(pieces_on_disk::LOST_AT_ONCE).collect();
+                if pieces.is_empty() {
+                    break;
+                }
+                let mut effects = Effects::default();
+                for piece in pieces {
+                    // The swarm refuses nothing that its own worker tells.
+                    let _ = inner.swarm.handle(self.now(), Event::PieceLost { piece }, &mut effects);
+                }
+                inner.submit(room, &mut effects)
+            };
+            // A commit that fails stops the service, which makes room for its database then.
+            if ticket.durable().await.is_err() {
+                return;
+            }
+        }
+        self.remove_file(&cell.spec.id, generation).await;
+    }
+
     /// Takes in that a generation's source gave nothing. One that has ended meanwhile has no part in it.
     pub(super) async fn fail(&self, cell: &Cell, generation: Generation, about: About, error: &FetchError) {
         let Ok(room) = self.committer.room().await else { return };
@@ -191,10 +226,6 @@ impl Cluster {
         cell.wake(effects.openings);
         // A commit that fails stops the service.
         let _ = ticket.durable().await;
-        // What did not fit is in the way of everything else, the database included.
-        if error.is_want_of_room() {
-            self.remove_file(&cell.spec.id, generation).await;
-        }
     }
 
     /// Takes an event of the worker in and returns once it is durable.
@@ -314,7 +345,9 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => {
             (Fault::Source, true)
         }
-        FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::TooManyPieces { .. }) => (Fault::Supernode, false),
+        FetchError::Disk(_) | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::TooManyPieces { .. }) => {
+            (Fault::Supernode, false)
+        }
         FetchError::Origin(_)
         | FetchError::Unfit(_)
         | FetchError::TooLong(_)
@@ -323,7 +356,6 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         | FetchError::GaveWay { .. }
         | FetchError::BodyGaveWay { .. } => (Fault::Source, false),
         FetchError::Md5 { .. } => (Fault::Supernode, true),
-        FetchError::Disk(_) => (Fault::Supernode, error.is_want_of_room()),
     };
     Failure { fault, discard, reason: reason(error) }
 }

@@ -43,7 +43,7 @@ use crate::cdn::{self, BodiesMax, RateMin, Worker};
 use crate::config::{Config, Home};
 use crate::domain::{ClientId, ClientVersion, Moment, PreheatId, SourceState, TaskId};
 use crate::origin::Source;
-use crate::pieces::{PieceFileError, Repository};
+use crate::pieces::{self, PieceFileError, Repository};
 use crate::store::snapshot::SnapshotError;
 use crate::store::{CommitFailed, Committer, Store, StoreError};
 use crate::swarm::{Effects, Introduction, Limits, Refusal, UploadServer};
@@ -91,6 +91,18 @@ impl StartError {
             Self::Pieces(_) | Self::Snapshot(_) | Self::Home(_) | Self::Thread(_) => true,
             Self::Source(_) => false,
         }
+    }
+
+    /// Whether the disk has no room for it. The program before this one may need less: it has nothing to migrate.
+    pub fn is_want_of_room(&self) -> bool {
+        let error = match self {
+            Self::Store(error) => error.io_error(),
+            Self::Snapshot(error) => error.io_error(),
+            Self::Pieces(error) => Some(&error.source),
+            Self::Home(error) | Self::Thread(error) => Some(error),
+            Self::Source(_) => None,
+        };
+        error.is_some_and(pieces::is_want_of_room)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::domain::{Change, PieceDigest, PieceNumber, TaskId, TaskStatus};
 use crate::pieces::{PieceBytes, PieceFileError, Repository};
 use crate::store::{Store, StoreError, StoredPieces};
 
-/// Lost pieces that are written at once: a batch costs the database far more memory than it has bytes.
-const CHANGES_AT_ONCE: usize = 1_000;
+/// Lost pieces that are recorded at once: a batch costs the database far more memory than it has bytes.
+pub const LOST_AT_ONCE: usize = 1_000;
 
 /// How a piece that is recorded as stored was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub fn mark_lost(store: &Store, comparison: &Comparison) -> Result<usize, StartE
     let changes: Vec<Change> = lost
         .map(|LostPiece { task, piece, digest, .. }| Change::PieceLost { task: *task, piece: *piece, digest: *digest })
         .collect();
-    for some in changes.chunks(CHANGES_AT_ONCE) {
+    for some in changes.chunks(LOST_AT_ONCE) {
         store.write(some)?;
     }
     Ok(changes.len())

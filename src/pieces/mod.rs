@@ -29,10 +29,25 @@ pub struct PieceFileError {
 }
 
 impl PieceFileError {
+    /// Whether the disk has no room.
+    pub fn is_want_of_room(&self) -> bool {
+        is_want_of_room(&self.source)
+    }
+
     /// What went wrong, without saying where: for clients, whom it does not concern how this machine is laid out.
     pub fn without_path(&self) -> String {
-        format!("the supernode cannot {}: {}", self.operation, self.source)
+        match self.source.kind() {
+            _ if self.is_want_of_room() => format!("the supernode has no room for this file: {}", self.source),
+            // A limit of the process or of the file system, which no room ends.
+            io::ErrorKind::FileTooLarge => format!("this file is larger than the supernode may make one: {}", self.source),
+            _ => format!("the supernode cannot {}: {}", self.operation, self.source),
+        }
     }
+}
+
+/// Whether the disk has no room, which may be made. A file that may not be so large wants none.
+pub fn is_want_of_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The directory of all piece files.
@@ -119,6 +134,15 @@ impl Repository {
     pub fn free_bytes(&self) -> Result<u64, PieceFileError> {
         let room = rustix::fs::statvfs(&self.root).map_err(|error| failed("look at the room for", &self.root)(error.into()))?;
         Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    /// How long a task's file is; 0 where there is none.
+    pub fn file_bytes(&self, task: &TaskId, generation: Generation) -> Result<u64, PieceFileError> {
+        let path = self.path(task, generation);
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            found => Ok(found.map_err(failed("look at the piece file", &path))?.len()),
+        }
     }
 
     /// Notes on a task's file when it was last used: lost with the machine, which costs nothing but an order.
@@ -282,6 +306,8 @@ impl PieceBytes {
 mod tests {
     use std::sync::Arc;
 
+    use rustix::io::Errno;
+
     use super::*;
 
     /// Byte i of the golden sources.
@@ -346,6 +372,33 @@ mod tests {
         assert!(open().read_verified(PieceNumber(2), &digest).expect("readable").is_none(), "past the end of the file");
         file.write_at(b"x", PieceSize::DEFAULT.slot_start(PieceNumber(1)) + 5).expect("damaged");
         assert!(open().read_verified(PieceNumber(1), &digest).expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_it_is_on_the_disk_whatever_of_it_is_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repository = Repository::open(dir.path().join("pieces")).expect("a new repository");
+        let task = TaskId::derive("http://h/f", "", "");
+        let bytes = || repository.file_bytes(&task, Generation::FIRST).expect("it can be looked at");
+        assert_eq!(bytes(), 0, "there is none");
+        let file = repository.create(&task, Generation::FIRST, PieceSize::DEFAULT).expect("a new file");
+        file.write_at(b"part of a piece", 0).expect("written");
+        assert_eq!(bytes(), 15);
+    }
+
+    #[test]
+    fn clients_are_told_what_ends_a_failure_and_not_where_the_file_is() {
+        for (error, told) in [
+            (Errno::NOSPC, "the supernode has no room for this file: "),
+            (Errno::DQUOT, "the supernode has no room for this file: "),
+            (Errno::FBIG, "this file is larger than the supernode may make one: "),
+            (Errno::IO, "the supernode cannot write a piece to the file: "),
+        ] {
+            let error = failed("write a piece to the file", Path::new("/somewhere"))(error.into());
+            let sentence = error.without_path();
+            assert!(sentence.starts_with(told) && !sentence.contains("somewhere"), "{sentence}");
+            assert_eq!(error.is_want_of_room(), told.contains("no room"), "{sentence}");
+        }
     }
 
     #[test]

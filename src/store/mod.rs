@@ -133,6 +133,25 @@ impl StoreError {
             Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } => false,
         }
     }
+
+    /// What the machine said, where it is the machine that failed.
+    pub const fn io_error(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Hindered { source, .. }
+            | Self::Sync { source, .. }
+            | Self::Open { source: sled::Error::Io(source), .. }
+            | Self::Sled { source: sled::Error::Io(source), .. }
+            | Self::Migration { source: sled::Error::Io(source), .. } => Some(source),
+            Self::Open { .. }
+            | Self::Sled { .. }
+            | Self::Migration { .. }
+            | Self::Panicked { .. }
+            | Self::CommitsLost { .. }
+            | Self::Gone { .. }
+            | Self::Record { .. }
+            | Self::NewerSchema { .. } => None,
+        }
+    }
 }
 
 /// An open database.
@@ -362,8 +381,8 @@ pub fn look_for_hindrance(path: &Path) -> Result<(), StoreError> {
     try_write(path)
 }
 
-/// Writes a file as large as what sled writes at once, syncs it and removes it.
-fn try_write(path: &Path) -> Result<(), StoreError> {
+/// Writes a file beside a database, as large as what sled writes at once, syncs it and removes it.
+pub fn try_write(path: &Path) -> Result<(), StoreError> {
     let probe = path.join("probe");
     let written = std::fs::write(&probe, vec![0; PROBE_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
     let removed = std::fs::remove_file(&probe);

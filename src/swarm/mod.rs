@@ -201,7 +201,7 @@ impl Swarm {
                 effects.open(Effects::EVERYBODY);
             }
             Event::SourceRetried => {
-                let answered_before = self.at_seed > 0 || self.status.length.is_some();
+                let answered_before = self.knows_pieces() || self.status.length.is_some();
                 self.status.state = if answered_before { SourceState::Running } else { SourceState::Waiting };
                 self.note_status(effects);
             }

@@ -539,6 +539,21 @@ fn a_client_of_an_earlier_generation_is_never_moved() {
 }
 
 /// A client that asks, with one piece at the only peer: whether it is sent to that peer.
+#[test]
+fn a_source_is_asked_again_for_what_it_was_even_if_every_piece_of_it_was_lost() {
+    let mut history = History::new(1);
+    history.handle(Event::SourceAnswered(status(None))).expect("it has an answer");
+    for event in [Event::PieceStored { piece: PieceNumber(0), digest: digest(0) }, Event::PieceLost { piece: PieceNumber(0) }] {
+        history.handle(event).expect("a piece of the file");
+    }
+    let failure = Failure { fault: Fault::Supernode, discard: false, reason: "no room".into() };
+    history.handle(Event::SourceFailed(failure)).expect("it may fail");
+    history.handle(Event::SourceRetried).expect("it may be asked again");
+    // Only then is it compared with what clients were told of it.
+    assert_eq!(history.swarm.status().state, SourceState::Running);
+    assert_eq!((history.swarm.stored_bytes(), history.swarm.digest(PieceNumber(0))), (0, Some(digest(0))));
+}
+
 fn is_sent_to_the_peer(history: &mut History, client: usize) -> bool {
     match history.take(Step::Decide { client }) {
         Some(Decision::Continue(assignments)) => matches!(assignments[0].server, Server::Peer(_)),

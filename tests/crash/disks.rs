@@ -9,19 +9,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::io::Errno;
+use rustix::process::Signal;
 use serde_json::json;
+use supernode::domain::TaskId;
 
 use crate::fault::{ALWAYS, CREATE, OPEN, READ, RENAME, SYNC, WRITE};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::dump::Dump;
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get, post_json, with_header};
-use crate::harness::origin::{File, Origin};
+use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::{random_content, range_of, slot_of};
 use crate::stage::{Addresses, Stage, Started, supervised};
 
 /// Two pieces.
 const FILE_BYTES: usize = 6_000_000;
+/// Of these, the first piece and some of the second.
+const BEGUN_BYTES: u64 = 5_000_000;
+/// A file may have the first piece and some of the second.
+const FILE_LIMIT_BYTES: u64 = 5 * 1024 * 1024;
+const GO_ON: i64 = 601;
 const WAIT: i64 = 602;
 const SOURCE_FAIL: i64 = 604;
 const WAIT_AUTH: i64 = 609;
@@ -73,7 +80,7 @@ impl Scene {
     async fn check_nothing_is_acknowledged(&self, context: &str) {
         let (task, cid) = (&self.task, self.client.cid());
         let registering = async {
-            let registered = exchange::ask(self.addresses.api, self.registration()).await;
+            let registered = exchange::ask(self.addresses.api, registration(&self.url, "new")).await;
             assert_eq!(registered.code, WAIT_AUTH, "{context}: {registered}");
         };
         let asking = async |status: &str| {
@@ -95,14 +102,6 @@ impl Scene {
         );
     }
 
-    fn registration(&self) -> http::Request<http_body_util::Full<Bytes>> {
-        let body = json!({
-            "rawUrl": self.url, "taskUrl": self.url, "cid": "new", "ip": "127.0.0.1", "port": 15001, "path": "/p",
-            "version": "1.0.6",
-        });
-        post_json("/peer/registry", &body)
-    }
-
     /// What is here of the first file is served, whatever fails.
     async fn check_served(&self) {
         for piece in 0..2 {
@@ -111,10 +110,36 @@ impl Scene {
         }
     }
 
+    /// A file of which the service has the first piece, and waits for more; and its task.
+    async fn begin(&self, file: &File) -> (String, String) {
+        let url = self.origin.put("coming", File { ending: Ending::StallsAfter(BEGUN_BYTES), ..file.clone() });
+        let task = TaskId::derive(&url, "", "").to_string();
+        assert_eq!(exchange::ask(self.addresses.api, registration(&url, "first")).await.code, 200);
+        eventually("a piece is stored", async || (self.stored_pieces(&task).await == 1).then_some(())).await;
+        (url, task)
+    }
+
+    async fn stored_pieces(&self, task: &str) -> usize {
+        let dump = self.stage.dump().await;
+        dump.of_kind("piece").filter(|line| line["task"] == task && line["stored"] == true).count()
+    }
+
+    /// What the client that began is told.
+    async fn told(&self, task: &str) -> Answer {
+        self.ask(&format!("/peer/task?taskId={task}&srcCid=first&status=700&result=502")).await
+    }
+
     fn check_still_runs(&mut self) {
         let ended = self.stage.ended();
         assert!(ended.is_none(), "the service ended with {ended:?}; its log:\n{}", self.stage.log());
     }
+}
+
+fn registration(url: &str, cid: &str) -> http::Request<http_body_util::Full<Bytes>> {
+    let body = json!({
+        "rawUrl": url, "taskUrl": url, "cid": cid, "ip": "127.0.0.1", "port": 15001, "path": "/p", "version": "1.0.6",
+    });
+    post_json("/peer/registry", &body)
 }
 
 async fn serving(stage: &mut Stage) -> Addresses {
@@ -140,7 +165,7 @@ async fn a_piece_that_cannot_be_written_fails_its_task_alone_and_until_there_is_
         let registered = scene.register(&url).await;
         // The source answers before the disk does, or just after it.
         assert!([200, SOURCE_FAIL].contains(&registered.code), "{error:?}: {registered}");
-        let task = supernode::domain::TaskId::derive(&url, "", "").to_string();
+        let task = TaskId::derive(&url, "", "").to_string();
         let told = eventually("whoever asks is told", async || {
             let answer = scene.ask(&format!("/peer/task?taskId={task}&srcCid=somebody&status=700&result=502")).await;
             (answer.code == SOURCE_FAIL).then_some(answer)
@@ -164,6 +189,117 @@ async fn a_piece_that_cannot_be_written_fails_its_task_alone_and_until_there_is_
         eventually("a registration is taken again", async || (scene.register(&url).await.code == 200).then_some(())).await;
         assert!(scene.download(&url).await == content, "{error:?}: the file came with other bytes");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_under_a_download_has_nothing_of_it_and_its_clients_go_on_once_there_is_room() {
+    // Without its length, too.
+    for (error, chunked) in [(Errno::NOSPC, false), (Errno::DQUOT, true)] {
+        let mut scene = Scene::set().await;
+        let content = random_content(FILE_BYTES);
+        let file = File { chunked, ..File::new(content.clone()) };
+        let (url, task) = scene.begin(&file).await;
+        scene.stage.faults.fail(WRITE, "/pieces/", error, ALWAYS);
+        scene.origin.put("coming", file);
+        let told = eventually("its client is told", async || {
+            Some(scene.told(&task).await).filter(|answer| ![GO_ON, WAIT].contains(&answer.code))
+        })
+        .await;
+        assert_eq!(told.code, SOURCE_FAIL, "{error:?}: {told}");
+        assert!(told.msg.contains("the supernode has no room for this file"), "{error:?}: {told}");
+        let registered = exchange::ask(scene.addresses.api, registration(&url, "second")).await;
+        assert_eq!(registered.code, SOURCE_FAIL, "{error:?}: {registered}");
+        assert_eq!(scene.stored_pieces(&task).await, 0, "{error:?}: pieces are recorded that are not there");
+        let (status, _) = piece_of(scene.addresses.download, &task, 0).await;
+        assert!([404, 416].contains(&status), "{error:?}: a piece that is not there is served with {status}");
+        let files = scene.stage.home().join("pieces").join(&task[..3]);
+        let left = std::fs::read_dir(&files).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{error:?}: the file is in the way");
+        scene.check_served().await;
+        scene.check_still_runs();
+
+        scene.stage.faults.heal();
+        eventually("a registration is taken again", async || (scene.register(&url).await.code == 200).then_some(())).await;
+        let told = eventually("the client that began goes on", async || {
+            Some(scene.told(&task).await).filter(|answer| answer.code != WAIT)
+        })
+        .await;
+        assert_eq!(told.code, GO_ON, "{error:?}: {told}");
+        let registered = exchange::ask(scene.addresses.api, registration(&url, "first")).await;
+        assert_eq!(registered.code, 200, "{error:?}: {registered}");
+        assert!(scene.download(&url).await == content, "{error:?}: the file came with other bytes");
+        assert!(scene.stage.terminate().await.success(), "an orderly stop");
+        let checked = scene.stage.run("check", &[]).await;
+        assert!(checked.status.success(), "{error:?}: {}", String::from_utf8_lossy(&checked.stdout));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_beyond_the_limit_of_a_files_size_fails_its_task_alone_and_goes_on_once_it_may() {
+    let mut scene = Scene::set().await;
+    let content = random_content(FILE_BYTES);
+    scene.stage.limit_file_size(Some(FILE_LIMIT_BYTES));
+    let url = scene.origin.put("coming", File::new(content.clone()));
+    let task = TaskId::derive(&url, "", "").to_string();
+    let registered = scene.register(&url).await;
+    assert!([200, SOURCE_FAIL].contains(&registered.code), "{registered}");
+    let told =
+        eventually("whoever asks is told", async || Some(scene.told(&task).await).filter(|told| told.code == SOURCE_FAIL)).await;
+    assert!(told.msg.contains("this file is larger than the supernode may make one"), "{told}");
+    scene.check_still_runs();
+    scene.check_served().await;
+    assert!(scene.download(&scene.url).await == scene.content, "another file is not served");
+
+    // No room is wanted, so that what is there may stay.
+    assert_eq!(scene.stored_pieces(&task).await, 1);
+    scene.stage.limit_file_size(None);
+    eventually("a registration is taken again", async || (scene.register(&url).await.code == 200).then_some(())).await;
+    assert!(scene.download(&url).await == content, "the file came with other bytes");
+    let asked = scene.origin.record("coming").0;
+    assert!(asked.iter().skip(1).all(|seen| seen.start > 0), "what was there is fetched again: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_onto_a_full_disk_is_put_off_and_what_is_here_is_served_on() {
+    let (origin, content) = (Origin::start().await, random_content(FILE_BYTES));
+    let url = origin.put("here", File::new(content.clone()));
+    let (mut service, faults) = supervised().await;
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let downloaded = client.download(service.api(), &Wanted::url(&url)).await;
+    let task = downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+    let (worker, download) = (service.worker(), service.download());
+    let served = async |when: &str| {
+        let (status, body) = piece_of(download, &task, 1).await;
+        assert!(status == 206 && body == slot_of(&content, 1), "{when}: a piece is served with {status}");
+    };
+    faults.fail(WRITE | CREATE, "/home/", Errno::NOSPC, ALWAYS);
+    service.signal(Signal::USR2);
+    let put_off = "no upgrade, serving on: the new program could not open the home";
+    eventually("the log tells that it stays", async || service.log().contains(put_off).then_some(())).await;
+    served("on a full disk").await;
+    rustix::process::test_kill_process(worker).expect("the worker serves on");
+
+    faults.heal();
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    served("after the upgrade").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_for_which_there_is_no_room_leaves_the_service_to_the_old_one() {
+    let (mut service, faults) = supervised().await;
+    // As a full disk does to one that has to migrate; the old one has nothing to write.
+    faults.fail(OPEN, "/home/db/db", Errno::NOSPC, 1);
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    assert_eq!(exchange::ask(service.api(), get("/ready")).await.status, 200);
+    let log = service.log();
+    for part in ["no room for the new program to open the home", "the old one goes on why=\"exit code 1\""] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+    service.signal(Signal::USR2);
+    service.next_worker().await;
+    assert_eq!(service.log().matches("the old one goes on").count(), 1, "the next upgrade succeeds: {}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,12 +353,7 @@ async fn a_supervised_service_outlives_a_full_disk_and_a_death_in_the_middle_of_
         assert_eq!((answer.status, answer.code), (200, WAIT), "{when}: {answer}");
     };
     faults.fail(WRITE | CREATE, "/home/", Errno::NOSPC, ALWAYS);
-    let registering = async || {
-        let body = json!({
-            "rawUrl": url, "cid": "new", "ip": "127.0.0.1", "port": 15001, "path": "/p", "version": "1.0.6",
-        });
-        exchange::ask(api, post_json("/peer/registry", &body)).await
-    };
+    let registering = async || exchange::ask(api, registration(&url, "new")).await;
     let registered = registering().await;
     assert_eq!(registered.code, WAIT_AUTH, "a registration that is not durable is put off: {registered}");
     waits("degraded").await;

@@ -12,6 +12,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -99,6 +100,13 @@ impl Stage {
             assert!(Instant::now() < deadline, "not serving after {DEADLINE:?}; its log:\n{}", self.log());
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Limits how large the service may make a file from now on, as `ulimit -f` would; `None` lifts the limit.
+    pub fn limit_file_size(&self, bytes: Option<u64>) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("a service runs"));
+        let limit = Rlimit { current: bytes, maximum: getrlimit(Resource::Fsize).maximum };
+        prlimit(Some(pid), Resource::Fsize, limit).expect("the service is ours to limit");
     }
 
     /// How the process ended, if it has.

@@ -39,6 +39,9 @@ pub struct News {
     pub failed_starts: u32,
     /// Workers in a row that soon could not write the database.
     pub reopened: u32,
+    /// The worker is the first of a new program, in whose place the old one would go on. Supervisors did not always say so.
+    #[serde(default)]
+    pub on_trial: bool,
     /// Why the program that should have taken over did not.
     pub failed_upgrade: Option<String>,
 }

@@ -1,10 +1,13 @@
 //! Signals: blocked until somebody listens, so that none that comes early ends a process or is lost.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::upgrade;
+use crate::config::Home;
 
 /// What a supervisor waits for. Its worker inherits that these are blocked.
 fn supervised() -> SigSet {
@@ -40,17 +43,20 @@ struct EndingSignals {
     interrupt: tokio::signal::unix::Signal,
     upgrade: tokio::signal::unix::Signal,
     supervised: bool,
+    /// Which the next program has to be able to write.
+    database: PathBuf,
 }
 
 impl Signals {
     /// Listens from now on, on the thread that runs the service.
-    pub fn listen(supervised_by_us: bool) -> anyhow::Result<Self> {
+    pub fn listen(supervised_by_us: bool, home: &Home) -> anyhow::Result<Self> {
         let signals = Self {
             ending: EndingSignals {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
                 upgrade: signal(SignalKind::user_defined2())?,
                 supervised: supervised_by_us,
+                database: home.database(),
             },
             hangup: signal(SignalKind::hangup())?,
         };
@@ -79,7 +85,8 @@ impl EndingSignals {
                 tracing::warn!("SIGUSR2 upgrades a supervised service; this one is started again by whoever holds its sockets");
                 continue;
             }
-            match tokio::task::spawn_blocking(upgrade::check).await {
+            let database = self.database.clone();
+            match tokio::task::spawn_blocking(move || upgrade::check(&database)).await {
                 Ok(Ok(version)) => {
                     tracing::info!(version, "upgrading: finishing what is open, then the new program takes over");
                     return Ending::Upgrade;

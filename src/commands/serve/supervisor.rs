@@ -33,7 +33,7 @@ use crate::config::{Config, Home, Sources};
 const OURSELVES: &str = "/proc/self/exe";
 /// Workers in a row that end before they are ready: then it is not chance.
 const FAILED_STARTS_MAX: u32 = 10;
-/// Before the next start after a second such end; doubled for each one more.
+/// Before the next start after a second such end, or a second quick death; doubled for each one more.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often a new program is tried whose worker is killed before it is ready.
@@ -47,6 +47,8 @@ const REOPENED_WITHIN: Duration = Duration::from_secs(60);
 /// How long ports may be those of a service that was just killed.
 const PORTS_FREE_WITHIN: Duration = Duration::from_millis(500);
 const BIND_EVERY: Duration = Duration::from_millis(10);
+/// A worker that dies sooner after it was ready may do so again and again, like one that never gets ready.
+const LASTS_FROM: Duration = Duration::from_secs(10);
 /// Between two starts: workers that die as soon as they are ready must not take the whole machine.
 const START_EVERY: Duration = Duration::from_millis(100);
 /// A second signal to stop that comes sooner is the first one once more: `timeout` and terminals signal a process and its group.
@@ -107,7 +109,7 @@ fn is_in_use(error: &anyhow::Error) -> bool {
 pub fn go_on(sockets: Sockets, worker: Option<Pid>, news: News) -> anyhow::Result<()> {
     let signals = signals::block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let worker = worker.map(|pid| Worker::new(pid, true));
+    let worker = worker.map(|pid| Worker { ready: Some(Instant::now()), ..Worker::new(pid) });
     Supervisor { worker, news, ..Supervisor::new(sockets, signals) }.run()
 }
 
@@ -117,14 +119,15 @@ struct Worker {
     started: Instant,
     /// When it last gave a sign of life.
     heard: Instant,
-    ready: bool,
+    /// Since when it serves; `None` until then.
+    ready: Option<Instant>,
     /// It was killed because it did not get ready.
     hung: bool,
 }
 
 impl Worker {
-    fn new(pid: Pid, ready: bool) -> Self {
-        Self { pid, started: Instant::now(), heard: Instant::now(), ready, hung: false }
+    fn new(pid: Pid) -> Self {
+        Self { pid, started: Instant::now(), heard: Instant::now(), ready: None, hung: false }
     }
 }
 
@@ -155,6 +158,8 @@ struct Supervisor {
     trials: u32,
     /// Workers in a row that soon could not write the database.
     reopened: u32,
+    /// Workers that died soon after they were ready, since one that lasted.
+    quick_deaths: u32,
 }
 
 impl Supervisor {
@@ -169,6 +174,7 @@ impl Supervisor {
             program: OURSELVES.into(),
             trials: 0,
             reopened: 0,
+            quick_deaths: 0,
         }
     }
 
@@ -261,7 +267,7 @@ impl Supervisor {
             .and_then(|handover| command(&self.program, &handover).spawn());
         match started {
             // It is waited for by its id, which stays the same when this process becomes another program.
-            Ok(child) => self.worker = Some(Worker::new(Pid::from_child(&child), false)),
+            Ok(child) => self.worker = Some(Worker::new(Pid::from_child(&child))),
             Err(error) if self.phase == Phase::Trial => self.give_up_upgrade(&error.to_string()),
             // No memory or no process to be had: that may pass.
             Err(_) if self.news.served => self.start_at = Instant::now() + PAUSE_MAX,
@@ -272,7 +278,7 @@ impl Supervisor {
 
     fn worker_is_ready(&mut self) {
         let Some(worker) = &mut self.worker else { return };
-        worker.ready = true;
+        worker.ready = Some(Instant::now());
         let pid = worker.pid;
         self.news = News { served: true, ..News::default() };
         if self.phase == Phase::Trial {
@@ -315,11 +321,12 @@ impl Supervisor {
             (Phase::Serving, Some(0)) => Some(WorkerEnded::Code(0)),
             (Phase::Serving, Some(DRAINED_FOR_UPGRADE)) => {
                 self.trials = 1;
+                self.news.on_trial = true;
                 self.begin_trial();
                 None
             }
             // Who starts in vain should read why, once and now.
-            (Phase::Serving, Some(code)) if !worker.ready && !self.news.served => Some(WorkerEnded::Code(code)),
+            (Phase::Serving, Some(code)) if worker.ready.is_none() && !self.news.served => Some(WorkerEnded::Code(code)),
             (Phase::Serving, _) => {
                 let ended = self.after_death(&worker, status, code);
                 // A program that is there now has been at the database, and is the one that can go on.
@@ -351,6 +358,7 @@ impl Supervisor {
 
     fn give_up_upgrade(&mut self, why: &str) {
         (self.phase, self.program) = (Phase::Serving, OURSELVES.into());
+        self.news.on_trial = false;
         self.news.failed_upgrade = Some(why.to_owned());
     }
 
@@ -362,11 +370,19 @@ impl Supervisor {
         }
         // Who has the home (a check of it, say) will let it go; it says nothing of the service.
         let waits_for_home = code == Some(HOME_IN_USE);
-        self.news.failed_starts = if worker.ready { 0 } else { self.news.failed_starts + u32::from(!waits_for_home) };
+        self.news.failed_starts = match worker.ready {
+            Some(_) => 0,
+            None => self.news.failed_starts + u32::from(!waits_for_home),
+        };
+        // The next of those that cannot write the database waits by itself.
+        if code != Some(START_AGAIN) {
+            self.quick_deaths = quick_deaths_after(self.quick_deaths, worker.ready.map(|ready| ready.elapsed()));
+        }
         if self.news.failed_starts == FAILED_STARTS_MAX {
             return Some(WorkerEnded::Looping);
         }
-        self.start_at = (Instant::now() + pause_after(self.news.failed_starts)).max(worker.started + START_EVERY);
+        let pause = pause_after(self.news.failed_starts.max(self.quick_deaths));
+        self.start_at = (Instant::now() + pause).max(worker.started + START_EVERY);
         None
     }
 }
@@ -383,11 +399,20 @@ fn command(program: &Path, handover: &Handover) -> Command {
     command
 }
 
-/// None after the first failed start, then twice as long each time.
-fn pause_after(failed_starts: u32) -> Duration {
-    match failed_starts {
+/// Quick deaths with that of a worker that was ready for so long. One that was never ready says nothing of them.
+fn quick_deaths_after(before: u32, ready_for: Option<Duration>) -> u32 {
+    match ready_for {
+        None => before,
+        Some(ready_for) if ready_for < LASTS_FROM => before.saturating_add(1),
+        Some(_) => 0,
+    }
+}
+
+/// None after the first failed start or quick death, then twice as long each time.
+fn pause_after(in_a_row: u32) -> Duration {
+    match in_a_row {
         0 | 1 => Duration::ZERO,
-        _ => PAUSE_FIRST.saturating_mul(1 << (failed_starts - 2).min(16)).min(PAUSE_MAX),
+        _ => PAUSE_FIRST.saturating_mul(1 << (in_a_row - 2).min(16)).min(PAUSE_MAX),
     }
 }
 
@@ -402,6 +427,19 @@ fn describe(status: WaitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quick_deaths_in_a_row_cost_ever_more_time_and_a_worker_that_lasts_ends_the_row() {
+        let quick = Some(Duration::from_secs(9));
+        let deaths = [quick, quick, quick, None, quick, Some(LASTS_FROM), quick, quick];
+        let mut count = 0;
+        let pauses = deaths.map(|ready_for| {
+            count = quick_deaths_after(count, ready_for);
+            pause_after(count).as_millis()
+        });
+        assert_eq!(pauses, [0, 100, 200, 200, 400, 0, 0, 100]);
+        assert_eq!(pause_after(u32::MAX), PAUSE_MAX);
+    }
 
     #[test]
     fn the_first_failed_start_costs_no_time_and_later_ones_a_bounded_time() {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::handover::start_apart;
+use crate::store;
 
 /// How long a new program may take to tell its version.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,8 +31,15 @@ pub fn program() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// Looks whether a new program could take over now, and tells its version. On a disk that is full it could not open the
+/// home, and would serve nothing where the old one serves what it has.
+pub fn check(database: &Path) -> anyhow::Result<String> {
+    store::try_write(database).context("the new program could not open the home")?;
+    version()
+}
+
 /// Lets the new program tell its version, which one that cannot run here does not.
-pub fn check() -> anyhow::Result<String> {
+fn version() -> anyhow::Result<String> {
     let program = program()?;
     let shown = program.display();
     let mut command = Command::new(&program);

@@ -125,7 +125,7 @@ struct Service {
 
 impl Service {
     async fn serve(self, config: Config, sockets: Sockets, descriptors: usize) -> anyhow::Result<Ending> {
-        let mut signals = Signals::listen(self.handover.is_some())?;
+        let mut signals = Signals::listen(self.handover.is_some(), &self.home)?;
         let on_all = sockets.api.local_addr()?.ip().is_unspecified();
         let addresses = Addresses { api: reachable(&sockets.api)?, download: reachable(&sockets.download)?, on_all };
         let connections = Connections::within(descriptors);
@@ -175,7 +175,8 @@ impl Service {
     }
 
     /// Opens the home. A service that served before does not give up for what may pass (a full disk, say): meanwhile it
-    /// tells clients to wait, where its end would drive them to the source.
+    /// tells clients to wait, where its end would drive them to the source. A new program for which the disk has no room
+    /// leaves it to the old one.
     async fn open(&self, config: Config) -> anyhow::Result<Arc<Cluster>> {
         let reopened = self.handover.as_ref().map_or(0, |handover| handover.news.reopened);
         if reopened > 1 {
@@ -186,6 +187,9 @@ impl Service {
         loop {
             let config = config.clone();
             match tokio::task::spawn_blocking(move || Cluster::open(config)).await? {
+                Err(error) if self.is_on_trial() && error.is_want_of_room() => {
+                    return Err(error).context("there is no room for the new program to open the home");
+                }
                 Err(error) if self.has_served() && error.may_pass() => {
                     let retry_after_s = OPEN_EVERY.as_secs();
                     tracing::error!(error = &error as &dyn std::error::Error, retry_after_s, "the home cannot be opened now");
@@ -219,6 +223,11 @@ impl Service {
     /// Whether clients were served before: then this is a restart.
     fn has_served(&self) -> bool {
         self.handover.as_ref().is_some_and(|handover| handover.news.served)
+    }
+
+    /// Whether another program goes on where this one ends before it is ready.
+    fn is_on_trial(&self) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.news.on_trial)
     }
 
     /// What clients can do without, a service that served before does not end for: on a full disk nothing can be made.

@@ -58,6 +58,24 @@ pub enum SnapshotError {
     Store(#[from] StoreError),
 }
 
+impl SnapshotError {
+    /// What the machine said, where it is the machine that failed.
+    pub const fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::File { source, .. } => Some(source),
+            Self::Store(error) => error.io_error(),
+            Self::NotASnapshot { .. }
+            | Self::Format { .. }
+            | Self::NewerSchema { .. }
+            | Self::Damaged { .. }
+            | Self::Row { .. }
+            | Self::Underway
+            | Self::FellBehind
+            | Self::Exists { .. } => None,
+        }
+    }
+}
+
 /// What became of a snapshot.
 #[derive(Clone, Debug)]
 pub struct Taken {
