@@ -538,7 +538,6 @@ fn a_client_of_an_earlier_generation_is_never_moved() {
     assert!(matches!(decision, Decision::Failed(Failure { fault: Fault::Source, .. })));
 }
 
-/// A client that asks, with one piece at the only peer: whether it is sent to that peer.
 #[test]
 fn a_source_is_asked_again_for_what_it_was_even_if_every_piece_of_it_was_lost() {
     let mut history = History::new(1);
@@ -554,6 +553,7 @@ fn a_source_is_asked_again_for_what_it_was_even_if_every_piece_of_it_was_lost() 
     assert_eq!((history.swarm.stored_bytes(), history.swarm.digest(PieceNumber(0))), (0, Some(digest(0))));
 }
 
+/// A client that asks, with one piece at the only peer: whether it is sent to that peer.
 fn is_sent_to_the_peer(history: &mut History, client: usize) -> bool {
     match history.take(Step::Decide { client }) {
         Some(Decision::Continue(assignments)) => matches!(assignments[0].server, Server::Peer(_)),
