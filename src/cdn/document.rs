@@ -14,14 +14,17 @@ impl Worker {
         let mut attempts = 0;
         loop {
             let reading = async { self.source.read(spec, url, accept).await?.into_body() };
-            let error = match visit.read(reading).await {
+            let error = match visit.ask(reading).await {
                 Ok(body) => return Ok(body),
                 Err(error) => error,
             };
-            attempts += 1;
+            // One that made room for others has not failed, and is asked again for as long as there is time.
+            attempts += u32::from(!matches!(error, FetchError::GaveWay { .. }));
             let in_time =
                 |wait: std::time::Duration| deadline.checked_duration_since(Instant::now()).is_some_and(|left| wait < left);
-            let Some(wait) = Patience::LATER.wait(&error, attempts).filter(|wait| in_time(*wait)) else { return Err(error) };
+            let Some(wait) = Patience::LATER.wait(&error, attempts.max(1)).filter(|wait| in_time(*wait)) else {
+                return Err(error);
+            };
             let url = crate::domain::task::redacted_url(url);
             tracing::info!(
                 url,

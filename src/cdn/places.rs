@@ -20,8 +20,6 @@ use crate::domain::{TaskId, TaskSpec};
 
 /// Sources asked at once. Of those, of one host: a host that takes its time to answer must not keep others from being asked.
 const ASKS_MAX: TurnsMax = TurnsMax { all: 256, per_host: 64 };
-/// Documents read at once, which are in memory whole: far fewer than sources are asked.
-const DOCUMENTS_MAX: TurnsMax = TurnsMax { all: 16, per_host: 4 };
 /// How long a source may be silent in any case: for a connection, some redirects and a token, and well within the time that a
 /// registration waits for it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -35,7 +33,6 @@ const WAITING_PER_HOST_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Places {
     asks: Turns,
-    documents: Turns,
     bodies: Bodies,
     answered: Semaphore,
     /// Hosts of which something is fetched now: no more than downloads.
@@ -53,7 +50,6 @@ impl Places {
     pub fn new(max: BodiesMax) -> Self {
         Self {
             asks: Turns::new(ASKS_MAX),
-            documents: Turns::new(DOCUMENTS_MAX),
             bodies: Bodies::new(max),
             answered: Semaphore::new(WAITING_MAX),
             hosts: Mutex::default(),
@@ -68,8 +64,6 @@ impl Places {
         PlacesNow {
             asking: self.asks.usage(),
             waiting_to_ask: self.asks.waiting(),
-            reading: self.documents.usage(),
-            waiting_to_read: self.documents.waiting(),
             answered: Usage { held: WAITING_MAX.saturating_sub(self.answered.available_permits()), max: WAITING_MAX },
             bodies: self.bodies.now(),
         }
@@ -106,15 +100,8 @@ impl<'a> Visit<'a> {
         if self.places.asks.is_full_for(self.key) {
             tracing::debug!(task = %self.task, "waiting for a place to ask");
         }
-        Ok(self.places.asks.take(self.key, GRACE, asking).await.map_err(silent)??)
-    }
-
-    /// Reads something whole when it is this one's turn.
-    pub async fn read<T, E>(&self, reading: impl Future<Output = Result<T, E>>) -> Result<T, FetchError>
-    where
-        FetchError: From<E>,
-    {
-        Ok(self.places.documents.take(self.key, GRACE, reading).await.map_err(silent)??)
+        let answered = self.places.asks.take(self.key, GRACE, asking).await;
+        Ok(answered.map_err(|GaveWay { after }| FetchError::GaveWay { silent_s: after.as_secs() })??)
     }
 
     /// A place to wait for one to take a body, with the source's answer; `None` where too many do.
@@ -146,10 +133,6 @@ impl Drop for Visit<'_> {
             }
         }
     }
-}
-
-fn silent(gave_way: GaveWay) -> FetchError {
-    FetchError::GaveWay { silent_s: gave_way.after.as_secs() }
 }
 
 #[cfg(test)]
@@ -192,26 +175,5 @@ mod tests {
             }
         });
         assert_eq!(places.hosts.lock().len(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn documents_are_read_few_at_once_and_keep_nobody_from_asking() {
-        let places = Arc::new(places(4, 4));
-        let mut reading = tokio::task::JoinSet::new();
-        for number in 0..100 {
-            let places = places.clone();
-            reading.spawn(async move {
-                let visit = visit_of(&places, &format!("http://h{}/{number}", number % 40));
-                visit.read(std::future::pending::<Result<(), FetchError>>()).await
-            });
-        }
-        tokio::time::sleep(GRACE / 2).await;
-        let now = places.now();
-        assert_eq!((now.reading.held, now.waiting_to_read, now.asking.held), (16, 84, 0));
-        // Those that are silent give way to hosts that are not asked at all.
-        tokio::time::sleep(GRACE).await;
-        assert_eq!(places.now().reading.held, 16);
-        let gave_way = reading.try_join_next().expect("one is over").expect("it does not panic");
-        assert!(matches!(gave_way, Err(FetchError::GaveWay { .. })), "{gave_way:?}");
     }
 }

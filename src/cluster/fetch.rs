@@ -342,9 +342,9 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Origin(OriginError::Forbidden(_)) => (Fault::Supernode, pattern == CdnPattern::Source),
         // What its clients fetched by themselves is nothing that could be gone on with here.
         _ if pattern == CdnPattern::Source => (Fault::Source, true),
-        FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => {
-            (Fault::Source, true)
-        }
+        // Of what does not fit what was asked for, nothing is believed; asked for the same part again it would say the same.
+        FetchError::Origin(OriginError::Changed | OriginError::RangeIgnored | OriginError::Part { .. })
+        | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => (Fault::Source, true),
         FetchError::Disk(_) | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::TooManyPieces { .. }) => {
             (Fault::Supernode, false)
         }

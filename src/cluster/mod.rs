@@ -435,6 +435,7 @@ impl Cluster {
             METRICS.remembered.with_label_values(&[what]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.worker.observe();
+        self.preheats.observe();
         METRICS.tasks.reset();
         tasks.into_iter().for_each(|(state, count)| METRICS.tasks.with_label_values(&[state]).set(count));
         METRICS.dfget_tasks.reset();

@@ -17,16 +17,18 @@ use super::cell::{Fetching, Probe};
 use super::{CallError, Cluster, Page, Window};
 use crate::cdn::{GaveWay, HostKey, Turns, TurnsMax};
 use crate::domain::{
-    CdnPattern, Change, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
+    CdnPattern, Change, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
 };
 use crate::store::CommitFailed;
 
 /// Preheats that are remembered, ended ones included.
 const PREHEATS_MAX: usize = 10_000;
-/// Preheats that run at once, and of those, of one host; others wait.
-const RUNNING_MAX: TurnsMax = TurnsMax { all: 64, per_host: 16 };
-/// How long one runs in any case where others wait whose host has fewer running: long enough for what is small to be here. Then
-/// it waits for another turn, while its tasks go on.
+/// Images of which it is found out at once what they are, and of those, of one host. Each has a manifest of at most 4 MiB in
+/// memory.
+const RESOLVING_MAX: TurnsMax = TurnsMax { all: 16, per_host: 8 };
+/// Preheats that fetch at once, and of those, of one host; others wait.
+const FETCHING_MAX: TurnsMax = TurnsMax { all: 64, per_host: 16 };
+/// How long a turn is in any case where others wait whose host has fewer: long enough for what is small to be here.
 const GRACE: Duration = Duration::from_secs(10);
 /// Tasks of one preheat that are fetched at once.
 const CHILDREN_AT_ONCE: usize = 4;
@@ -54,12 +56,13 @@ const LEFT_AT_SOURCE: &str = "clients are fetching it from its source, as they b
 #[derive(Debug)]
 pub struct Preheats {
     known: Mutex<BTreeMap<PreheatId, Arc<Job>>>,
-    running: Turns,
+    resolving: Turns,
+    fetching: Turns,
 }
 
 impl Default for Preheats {
     fn default() -> Self {
-        Self { known: Mutex::default(), running: Turns::new(RUNNING_MAX) }
+        Self { known: Mutex::default(), resolving: Turns::new(RESOLVING_MAX), fetching: Turns::new(FETCHING_MAX) }
     }
 }
 
@@ -241,65 +244,70 @@ impl Cluster {
     fn run_preheat(self: &Arc<Self>, job: Arc<Job>) {
         let cluster = self.clone();
         self.spawn(async move {
-            let running = job.ended.run_until_cancelled(cluster.run_to_its_end(&job));
-            // Stopped, it goes on with the next start.
+            // Boxed: each that wraps it would hold it twice.
+            let running = job.ended.run_until_cancelled(Box::pin(cluster.run_to_its_end(&job)));
+            // Stopped, it goes on with the next start. A committer that takes nothing stops the service, which is told of it.
             let _ = cluster.stopping.run_until_cancelled(running).await;
         });
     }
 
-    async fn run_to_its_end(self: &Arc<Self>, job: &Job) {
+    async fn run_to_its_end(self: &Arc<Self>, job: &Job) -> Result<(), CommitFailed> {
         let preheat = job.now.lock().preheat.clone();
         let host = HostKey::of(&preheat.source.raw_url);
-        let mut is_resolved = false;
-        let outcome = loop {
-            // What an image is would never be found out if that were interrupted turn after turn.
-            let asks_registry = !is_resolved && matches!(preheat.kind, PreheatKind::Image { .. });
-            let grace = if asks_registry { RESOLVE_TIMEOUT + GRACE } else { GRACE };
-            match self.preheats.running.take(host, grace, self.try_preheat(job, &preheat, &mut is_resolved)).await {
-                Ok(outcome) => break outcome,
+        let resolved = match &preheat.kind {
+            _ if preheat.source.headers_left_out => {
+                Err("its request headers were left out of the snapshot that this home was restored from".to_owned())
+            }
+            PreheatKind::File => {
+                Ok(vec![PreheatChild { task: preheat.source.id, url: preheat.source.raw_url.clone(), failure: None }])
+            }
+            // What was found out in a turn that was too short is lost: the next one is longer.
+            PreheatKind::Image { platform } => {
+                let resolve = || self.resolve(&preheat, platform);
+                self.in_turns(job, &self.preheats.resolving, host, RESOLVE_TIMEOUT, resolve).await?
+            }
+        };
+        let outcome = match resolved {
+            Ok(children) => {
+                self.change_preheat(job, PreheatState::Waiting, Some(children.into())).await?;
+                // Where that was too short, its tasks go on.
+                let warm = || self.warm_all(job, &preheat);
+                self.in_turns(job, &self.preheats.fetching, host, GRACE, warm).await?
+            }
+            Err(why) => Err(why),
+        };
+        self.end_preheat(job, outcome).await
+    }
+
+    /// Does a part of a preheat when it is its turn: once more and for twice as long, up to `grace_max`, where it had to make
+    /// room for another host. Between its turns the preheat is shown as waiting.
+    async fn in_turns<T, F: Future<Output = Result<T, String>>>(
+        &self,
+        job: &Job,
+        turns: &Turns,
+        host: HostKey,
+        grace_max: Duration,
+        work: impl Fn() -> F,
+    ) -> Result<Result<T, String>, CommitFailed> {
+        let mut grace = GRACE;
+        loop {
+            let is_running = job.now.lock().preheat.state == PreheatState::Running;
+            if is_running {
+                self.change_preheat(job, PreheatState::Waiting, None).await?;
+            }
+            let turn = async {
+                self.change_preheat(job, PreheatState::Running, None).await?;
+                // Thousands may wait, and need no room for what they will do.
+                Ok(Box::pin(work()).await)
+            };
+            match turns.take(host, grace, turn).await {
+                Ok(done) => return done,
                 Err(GaveWay { after }) => {
-                    tracing::debug!(preheat = %preheat.id, after_s = after.as_secs(), "preheat makes room for one of another host");
+                    tracing::debug!(after_s = after.as_secs(), "preheat makes room for one of another host");
+                    grace = (grace * 2).min(grace_max);
                 }
             }
-        };
-        // A committer that takes nothing stops the service, which is told of it.
-        if let Ok(outcome) = outcome {
-            let _: Result<(), CommitFailed> = self.end_preheat(job, outcome).await;
         }
-    }
-
-    /// Finds out what there is to fetch, unless that is known from an earlier turn, and fetches it.
-    async fn try_preheat(
-        self: &Arc<Self>,
-        job: &Job,
-        preheat: &Preheat,
-        is_resolved: &mut bool,
-    ) -> Result<Result<(), String>, CommitFailed> {
-        // It was taken by a service that kept bytes.
-        if self.config().cdn_pattern == CdnPattern::Source {
-            return Ok(Err(CallError::NothingKept.to_string()));
-        }
-        if !*is_resolved {
-            if let Err(why) = self.begin_preheat(job, preheat).await? {
-                return Ok(Err(why));
-            }
-            *is_resolved = true;
-        }
-        Ok(self.warm_all(job, preheat).await)
-    }
-
-    /// Finds out what there is to fetch, and remembers it.
-    async fn begin_preheat(&self, job: &Job, preheat: &Preheat) -> Result<Result<(), String>, CommitFailed> {
-        self.change_preheat(job, PreheatState::Running, None).await?;
-        tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
-        let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
-        let resolved = tokio::time::timeout_at(deadline, self.resolve(preheat, deadline)).await;
-        let children = match resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned())) {
-            Ok(children) => children,
-            Err(why) => return Ok(Err(why)),
-        };
-        self.change_preheat(job, PreheatState::Running, Some(children.into())).await?;
-        Ok(Ok(()))
     }
 
     async fn end_preheat(&self, job: &Job, outcome: Result<(), String>) -> Result<(), CommitFailed> {
@@ -317,23 +325,22 @@ impl Cluster {
         self.change_preheat(job, state, failed).await
     }
 
-    /// What the preheat is to fetch, or why that cannot be told.
-    async fn resolve(&self, preheat: &Preheat, deadline: tokio::time::Instant) -> Result<Vec<PreheatChild>, String> {
-        if preheat.source.headers_left_out {
-            return Err("its request headers were left out of the snapshot that this home was restored from".to_owned());
-        }
-        match &preheat.kind {
-            PreheatKind::File => {
-                Ok(vec![PreheatChild { task: preheat.source.id, url: preheat.source.raw_url.clone(), failure: None }])
-            }
-            PreheatKind::Image { platform } => {
-                image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline).await
-            }
-        }
+    /// What an image is, or why that cannot be told.
+    async fn resolve(&self, preheat: &Preheat, platform: &Platform) -> Result<Vec<PreheatChild>, String> {
+        tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "finding out what an image is");
+        let deadline = tokio::time::Instant::now() + RESOLVE_TIMEOUT;
+        let resolving = image::resolve(&self.worker, &preheat.source, &preheat.filter, platform, deadline);
+        let resolved = tokio::time::timeout_at(deadline, resolving).await;
+        resolved.unwrap_or_else(|_| Err("the registry does not tell in time what the image is".to_owned()))
     }
 
     /// Fetches all that there is to fetch. What can be fetched is, even where something cannot.
     async fn warm_all(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<(), String> {
+        // It was taken by a service that kept bytes.
+        if self.config().cdn_pattern == CdnPattern::Source {
+            return Err(CallError::NothingKept.to_string());
+        }
+        tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
         let children = {
             let mut stage = job.now.lock();
             // What failed in an earlier turn is tried again.
@@ -430,6 +437,12 @@ impl Cluster {
 }
 
 impl Preheats {
+    /// Brings the gauges of their turns up to date.
+    pub fn observe(&self) {
+        self.resolving.observe("images");
+        self.fetching.observe("preheats");
+    }
+
     /// Those that have not ended, in the order in which they came.
     fn unended(&self) -> Vec<Arc<Job>> {
         let known = self.known.lock();

@@ -73,6 +73,30 @@ async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
     assert_eq!(again.code, 607, "a client that began with the old file must not go on with the new one: {again}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_sends_another_part_than_it_was_asked_for_is_begun_anew() {
+    let origin = Origin::start().await;
+    let lying = File { misplaces_parts: true, ..File::new(random_content(FILE_BYTES)) };
+    let url = origin.put("file", File { ending: Ending::StallsAfter(INTERRUPTED_AFTER), ..lying.clone() });
+    let service = Service::start().await;
+    let wanted = Wanted::url(&url);
+    let (progress, mut arrived) = tokio::sync::watch::channel(0);
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await.with_progress(progress));
+    let api = service.api();
+    let downloading = tokio::spawn({
+        let wanted = wanted.clone();
+        async move { client.download(api, &wanted).await }
+    });
+    arrived.wait_for(|pieces| *pieces as usize == PIECES_BEFORE).await.expect("the client counts while it lives");
+    // It is asked for the rest, and answers with something else.
+    origin.put("file", lying.clone());
+    let ended = downloading.await.expect("a client does not panic");
+    let surprise = ended.expect_err("a part that was not asked for was believed");
+    assert_eq!(surprise.code, Some(610), "{surprise}");
+    // Asked for the rest once more it would say the same; the whole it has.
+    check_new_file_arrives(&service, &wanted, &lying).await;
+}
+
 /// A new client gets the new file, after the wait that a failed source is given.
 async fn check_new_file_arrives(service: &Service, wanted: &Wanted, new: &File) {
     let downloaded = eventually("the new file can be downloaded", async || {

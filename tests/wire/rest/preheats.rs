@@ -94,8 +94,9 @@ async fn so_many_run(api: SocketAddr, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_preheats_of_one_host_hold_none_of_another_and_have_a_quarter_of_the_places() {
-    const OF_ONE_HOST: usize = 16;
+async fn silent_preheats_of_one_host_hold_none_of_another_and_have_a_part_of_the_places() {
+    // Files that are fetched, and images of which it is found out what they are.
+    const OF_ONE_HOST: usize = 16 + 8;
     let mut service = Service::start_configured("base: {sourceIdleTimeout: 10m}\n").await;
     let (silent, quick) = (Origin::start().await, Origin::start().await);
     for number in 0..40 {
@@ -149,11 +150,37 @@ async fn where_silent_hosts_have_all_places_one_gives_way_to_another_host_and_go
     let quick = Origin::start().await;
     let url = quick.put("quick", File::new("abc"));
     ended(service.api(), &preheat(service.api(), &json!({"type": "file", "url": url})).await).await;
-    assert_eq!(in_state(service.api(), "RUNNING").await.len(), 64, "it did not wait until one of them was done");
+    assert_eq!(in_state(service.api(), "SUCCESS").await.len(), 1, "it did not wait until one of them was done");
+    so_many_run(service.api(), 64).await;
     eventually("all have ended well", async || (in_state(service.api(), "SUCCESS").await.len() == 65).then_some(())).await;
     let asked: Vec<usize> =
         silent.iter().flat_map(|origin| (0..16).map(|number| origin.record(&number.to_string()).0.len())).collect();
     assert!(asked.iter().all(|times| *times == 1), "one that gave way was fetched anew: {asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_registries_lose_nothing_by_the_number_of_images_and_are_asked_once() {
+    const IMAGES: usize = 24;
+    let service = Service::start().await;
+    let mut origins = vec![Origin::start().await];
+    for _ in 0..IMAGES {
+        origins.push(Origin::start().await);
+    }
+    let slow = |content: String| File { delay: Duration::from_secs(3), ..File::new(content) };
+    let manifest = json!({ "schemaVersion": 2, "config": { "digest": format!("sha256:{}", "01".repeat(32)) }, "layers": [] });
+    let mut asked = Vec::new();
+    // As many images of one registry as there are registries with one.
+    for (number, origin) in (0..IMAGES).map(|number| (number, &origins[0])).chain(origins[1..].iter().map(|origin| (0, origin))) {
+        let name = format!("v2/a/manifests/{number}");
+        origin.put(&format!("v2/a/blobs/sha256:{}", "01".repeat(32)), File::new("abc"));
+        let url = origin.put(&name, slow(manifest.to_string()));
+        asked.push((origin, name, preheat(service.api(), &json!({"type": "image", "url": url})).await));
+    }
+    for (origin, name, id) in asked {
+        let preheat = ended(service.api(), &id).await;
+        assert_eq!(preheat["status"], "SUCCESS", "{preheat}");
+        assert_eq!(origin.record(&name).0.len(), 1, "{preheat}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,8 @@ pub struct File {
     pub ignores_range: bool,
     /// Sends parts of what it does not tell the length of.
     pub hides_total: bool,
+    /// Says of every part that it begins a byte later than it was asked for.
+    pub misplaces_parts: bool,
     /// Answered instead of the file to whoever asks for more than its first byte.
     pub status_of_parts: Option<StatusCode>,
     /// Says nothing by which its content could be recognised.
@@ -83,6 +85,7 @@ impl File {
             announced_length: None,
             ignores_range: false,
             hides_total: false,
+            misplaces_parts: false,
             status_of_parts: None,
             unvalidated: false,
             ignores_conditions: false,
@@ -325,7 +328,8 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
     }
     if let Some(part) = &part {
         let total = if file.hides_total { "*".to_owned() } else { total.to_string() };
-        let range = format!("bytes {}-{}/{total}", part.start, part.end - 1);
+        let start = part.start + usize::from(file.misplaces_parts);
+        let range = format!("bytes {start}-{}/{total}", part.end - 1);
         response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
     }
     let part = part.unwrap_or(0..total);
