@@ -41,6 +41,11 @@ impl FetchError {
         matches!(self, Self::Disk(error) if error.is_want_of_room())
     }
 
+    /// Whether there was no room for it, on the disk or under the quota.
+    pub fn lacks_room(&self) -> bool {
+        self.is_want_of_room() || matches!(self, Self::Ledger(LedgerError::NoRoom { .. } | LedgerError::DiskFull { .. }))
+    }
+
     /// How long the source wants to be left alone, if it said so.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {

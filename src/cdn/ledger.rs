@@ -34,6 +34,8 @@ pub enum LedgerError {
     Contradiction,
     #[error("{needed} bytes do not fit: repositoryQuota is {quota} bytes, of which files in use hold {in_use}")]
     NoRoom { needed: u64, quota: u64, in_use: u64 },
+    #[error("the supernode has no room for this file: {needed} bytes are missing of it, and its disk has {free} bytes left")]
+    DiskFull { needed: u64, free: u64 },
     #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
     TooManyPieces { held: u64, more: u32 },
 }

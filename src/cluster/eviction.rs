@@ -85,6 +85,8 @@ fn rounded(duration: Duration) -> String {
     format_duration(Duration::from_secs(duration.as_secs()))
 }
 
+/// Room on the disk is looked for ahead from so many bytes on.
+const LOOKED_FOR_FROM_BYTES: u64 = 16 * 1024 * 1024;
 /// What a database needs to go on, with some to spare. Bytes.
 const DATABASE_ROOM_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -182,6 +184,23 @@ impl Cluster {
         let files = self.cached_files().await;
         let in_use = files.iter().map(|cached| cached.bytes).sum();
         Err(no_room(NoRoom { needed, quota: rules.quota.map_or(u64::MAX, |quota| quota.bytes), in_use }))
+    }
+
+    /// Whether the disk has room for so many bytes more, or would have if what nobody uses went: a file that cannot become
+    /// whole would only keep everything else from the disk, the database included. Nothing goes for it yet, because not
+    /// everything that is announced comes.
+    pub(super) async fn check_room_on_disk(&self, needed: u64) -> Result<(), LedgerError> {
+        if needed < LOOKED_FOR_FROM_BYTES {
+            return Ok(());
+        }
+        let Some(free) = self.free_bytes().await else { return Ok(()) };
+        let wanted = needed.saturating_add(DATABASE_ROOM_BYTES);
+        if wanted <= free {
+            return Ok(());
+        }
+        let unused: u64 =
+            self.cached_files().await.iter().filter(|file| file.in_use.is_none()).map(|file| file.stored_bytes).sum();
+        if wanted <= free.saturating_add(unused) { Ok(()) } else { Err(LedgerError::DiskFull { needed, free }) }
     }
 
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.

@@ -76,16 +76,25 @@ impl Cluster {
             start.bytes = opening.await.map_err(|_| LedgerError::Stopping)??;
         }
         // What is missing counts already, now that it is on its way again.
-        if start.known.is_some() {
+        if let Some(known) = &start.known {
             drop(self.make_room(0).await?);
+            let stored = start.stored.iter().map(|digest| u64::from(digest.slot_len())).sum();
+            self.check_room_on_disk(known.length.unwrap_or_default().saturating_sub(stored)).await?;
         }
         tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
-        self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await.map(Some)
+        let fetched = self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await?;
+        // Clients were told of pieces that are past its end.
+        let inner = cell.lock();
+        if inner.swarm.status().piece_size.piece_count(fetched.length) < Some(inner.swarm.known_end()) {
+            return Err(OriginError::Changed.into());
+        }
+        Ok(Some(fetched))
     }
 
     /// Fetches again what was lost of a source that was here whole: those pieces, and nothing else.
     async fn mend(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec, lost: LostPieces) -> Result<Fetched, FetchError> {
         tracing::info!(task = %cell.spec.id, pieces = lost.missing.len(), "fetching lost pieces again");
+        self.check_room_on_disk(lost.missing.iter().map(|(_, digest)| u64::from(digest.slot_len())).sum()).await?;
         let ledger = CellLedger { cluster: self, cell };
         self.worker.mend(spec, lost.generation, &lost.known, lost.missing, &ledger).await?;
         if lost.known.is_small() {
@@ -190,11 +199,11 @@ impl Cluster {
             METRICS.cdn_download_failed.inc();
             match &inner.swarm.status().state {
                 // Peers hold what was lost here, and go on serving it; it is tried again later. Only a source that is another
-                // now ends what they have, and one that is gone what nobody has.
+                // now ends what they have, and one that is gone, or for which there is no room, what nobody has.
                 SourceState::Success { .. }
                     if inner.swarm.status().pattern == CdnPattern::Local
-                        && !matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(_))
-                        && (rest != Rest::Missing || inner.swarm.is_held_by_peers()) =>
+                        && !is_contradiction(error)
+                        && (!(rest == Rest::Missing || error.lacks_room()) || inner.swarm.is_held_by_peers()) =>
                 {
                     inner.note_failure(now, refused, rest);
                     return;
@@ -205,8 +214,7 @@ impl Cluster {
                     inner.fetching = Fetching::Removed;
                     tasks.remove(&cell.spec.id);
                     // What is in use now may not be in a moment; that has nothing to do with the source.
-                    let no_room = matches!(error, FetchError::Ledger(LedgerError::NoRoom { .. }));
-                    let longest = if no_room { NO_ROOM_WAIT } else { self.config().fail_access_interval };
+                    let longest = if error.lacks_room() { NO_ROOM_WAIT } else { self.config().fail_access_interval };
                     self.refusals.lock().remember(cell.spec.id, refused.clone(), rest, now, longest);
                     cell.probe.send_replace(Probe::Refused(refused));
                     return;
@@ -263,6 +271,11 @@ impl About {
             Self::Answered => matches!(fetching, Fetching::Idle { .. }),
         }
     }
+}
+
+/// Whether what clients have been told is not so.
+const fn is_contradiction(error: &FetchError) -> bool {
+    matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Contradiction))
 }
 
 fn log_failure(spec: &TaskSpec, error: &FetchError) {
@@ -345,7 +358,8 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         // Of what does not fit what was asked for, nothing is believed; asked for the same part again it would say the same.
         FetchError::Origin(OriginError::Changed | OriginError::RangeIgnored | OriginError::Part { .. })
         | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => (Fault::Source, true),
-        FetchError::Disk(_) | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::TooManyPieces { .. }) => {
+        FetchError::Disk(_)
+        | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::DiskFull { .. } | LedgerError::TooManyPieces { .. }) => {
             (Fault::Supernode, false)
         }
         FetchError::Origin(_)
@@ -374,6 +388,7 @@ impl Ledger for CellLedger<'_> {
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
         let size = PieceSize::for_length(length);
         let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
+        self.cluster.check_room_on_disk(needed.unwrap_or_default()).await?;
         // Held until this file counts: two that fit one by one may not fit together.
         let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
         let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;

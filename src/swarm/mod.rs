@@ -134,6 +134,12 @@ impl Swarm {
         !self.known.is_empty()
     }
 
+    /// How many pieces the content has at least: the last that is settled, counted from 1.
+    pub fn known_end(&self) -> u32 {
+        let last = self.pieces.iter().rposition(|piece| piece.digest.is_some());
+        last.and_then(|last| u32::try_from(last + 1).ok()).unwrap_or_default()
+    }
+
     /// How many pieces from the first on are on our disk without a gap.
     pub fn stored_prefix(&self) -> u32 {
         if self.at_seed as usize == self.pieces.len() {

@@ -35,7 +35,8 @@ const OURSELVES: &str = "/proc/self/exe";
 const FAILED_STARTS_MAX: u32 = 10;
 /// Before the next start after a second such end, or a second quick death; doubled for each one more.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Clients bear a silent port for as long as this, and no longer than three seconds.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often a new program is tried whose worker is killed before it is ready.
 const TRIALS_MAX: u32 = 3;
 /// For how long the worker of a new program may give no sign of life. One that recovers gives one a second.
@@ -228,7 +229,7 @@ impl Supervisor {
         match i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok()) {
             Some(Signal::SIGTERM | Signal::SIGINT) => self.stop(),
             Some(Signal::SIGHUP) => self.tell(rustix::process::Signal::HUP),
-            Some(Signal::SIGUSR2) if self.phase == Phase::Serving => self.tell(rustix::process::Signal::USR2),
+            Some(Signal::SIGUSR2) if self.phase == Phase::Serving => self.upgrade(),
             Some(Signal::SIGUSR1) if self.is_worker(sender) => self.worker_is_ready(),
             // It lives; or it has ended, which is looked for anyway.
             Some(Signal::SIGCHLD) if self.is_worker(sender) => {
@@ -320,9 +321,7 @@ impl Supervisor {
             }
             (Phase::Serving, Some(0)) => Some(WorkerEnded::Code(0)),
             (Phase::Serving, Some(DRAINED_FOR_UPGRADE)) => {
-                self.trials = 1;
-                self.news.on_trial = true;
-                self.begin_trial();
+                self.begin_upgrade();
                 None
             }
             // Who starts in vain should read why, once and now.
@@ -347,6 +346,22 @@ impl Supervisor {
             }
         }
         Ok(None)
+    }
+
+    /// The worker drains first. Between two workers there is nothing to drain, and the next may well be of the new program.
+    fn upgrade(&mut self) {
+        if self.worker.is_some() {
+            self.tell(rustix::process::Signal::USR2);
+        } else {
+            self.start_at = Instant::now();
+            self.begin_upgrade();
+        }
+    }
+
+    fn begin_upgrade(&mut self) {
+        self.trials = 1;
+        self.news.on_trial = true;
+        self.begin_trial();
     }
 
     fn begin_trial(&mut self) {
@@ -374,10 +389,9 @@ impl Supervisor {
             Some(_) => 0,
             None => self.news.failed_starts + u32::from(!waits_for_home),
         };
-        // The next of those that cannot write the database waits by itself.
-        if code != Some(START_AGAIN) {
-            self.quick_deaths = quick_deaths_after(self.quick_deaths, worker.ready.map(|ready| ready.elapsed()));
-        }
+        let quick_deaths = quick_deaths_after(self.quick_deaths, worker.ready.map(|ready| ready.elapsed()));
+        // That the database cannot be written is no such death: the next of these waits by itself.
+        self.quick_deaths = if code == Some(START_AGAIN) { quick_deaths.min(self.quick_deaths) } else { quick_deaths };
         if self.news.failed_starts == FAILED_STARTS_MAX {
             return Some(WorkerEnded::Looping);
         }
@@ -444,6 +458,6 @@ mod tests {
     #[test]
     fn the_first_failed_start_costs_no_time_and_later_ones_a_bounded_time() {
         let pauses: Vec<u128> = (0..FAILED_STARTS_MAX).map(|starts| pause_after(starts).as_millis()).collect();
-        assert_eq!(pauses, [0, 0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pauses, [0, 0, 100, 200, 400, 800, 1600, 2000, 2000, 2000]);
     }
 }

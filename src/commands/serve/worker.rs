@@ -40,6 +40,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Before a home that cannot be opened for what may pass is tried again.
 const OPEN_EVERY: Duration = Duration::from_secs(2);
 const OPEN_EVERY_MAX: Duration = Duration::from_secs(15);
+/// How often room for a database that cannot be written is looked for.
+const MAKE_ROOM_EVERY: Duration = Duration::from_secs(10);
 /// What to do about a home that the machine does not let us use.
 const REMEDY: &str =
     ", which is left as it is: see that its disk has room and no faults and that its files are ours, then start again";
@@ -266,8 +268,15 @@ async fn until_over(cluster: &Arc<Cluster>) -> anyhow::Error {
     }
     tracing::error!("degraded: pieces are still served, and clients are told to wait until the database can be written");
     notify::tell(&[NotifyState::Status("degraded: the database cannot be written")]);
-    cluster.make_room_for_database().await;
+    // What is used now may not be in a while.
+    let making_room = async {
+        loop {
+            cluster.make_room_for_database().await;
+            tokio::time::sleep(MAKE_ROOM_EVERY).await;
+        }
+    };
     tokio::select! {
+        never = making_room => match never {},
         () = cluster.writable_again() => WritableAgain.into(),
         () = cluster.panicked() => Failed::Panic.into(),
     }

@@ -182,6 +182,20 @@ async fn what_a_kill_leaves_of_an_unfinished_piece_takes_no_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_no_disk_holds_is_refused_before_it_is_fetched() {
+    let (origin, service) = (Origin::start().await, Service::start().await);
+    // 8 TiB: half of what a file may have.
+    let file = File { announced_length: Some(8 << 40), ending: Ending::StallsAfter(1_000_000), ..File::new(vec![0; 1_000_001]) };
+    let url = origin.put("large", file);
+    let client = Client::start(&Release::GO_1_0_6).await;
+    let answer = client.register(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert!(answer.code != 200 && answer.msg.contains("the supernode has no room for this file: 8796"), "{answer}");
+    assert_eq!(stored_bytes(&service), 0, "something of it was written");
+    let small = download(&service, &origin.put("small", File::new("abc"))).await;
+    assert_eq!(small.content, "abc");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lowered_quota_and_a_full_disk_take_what_is_unused() {
     let (origin, service) = (Origin::start().await, Service::start_configured("base: {gcDiskInterval: 1s}\n").await);
     let mut urls = Vec::new();

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use serde_json::{Value, json};
 
 use super::{download, download_wanted};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
-use crate::harness::exchange::Answer;
+use crate::harness::exchange::{self, Answer, get};
 use crate::harness::origin::{Ending, File, Origin, Seen};
 use crate::harness::pieces::{PIECE_CONTENT, other_content, random_content};
 use crate::harness::service::Service;
@@ -95,6 +96,42 @@ async fn a_source_that_sends_another_part_than_it_was_asked_for_is_begun_anew() 
     assert_eq!(surprise.code, Some(610), "{surprise}");
     // Asked for the rest once more it would say the same; the whole it has.
     check_new_file_arrives(&service, &wanted, &lying).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_ends_before_pieces_that_clients_have_is_another_one() {
+    let origin = Origin::start().await;
+    let old = File { unvalidated: true, chunked: true, ..File::new(random_content(FILE_BYTES)) };
+    let url = origin.put("file", File { ending: Ending::StallsAfter(INTERRUPTED_AFTER), ..old.clone() });
+    let mut service = Service::start().await;
+    let wanted = Wanted::url(&url);
+    let (progress, mut arrived) = tokio::sync::watch::channel(0);
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await.with_progress(progress));
+    let (api, theirs) = (service.api(), wanted.clone());
+    let downloading = tokio::spawn(async move { client.download(api, &theirs).await });
+    arrived.wait_for(|pieces| *pieces as usize == PIECES_BEFORE).await.expect("the client counts while it lives");
+
+    downloading.abort();
+
+    // Nothing that is here could be compared any more, and what comes is as it was, as far as it goes.
+    service.kill9();
+    std::fs::remove_dir_all(service.home().join("pieces")).expect("pieces can be removed");
+    let shorter = File { content: old.content.slice(..PIECE_CONTENT as usize), ..old };
+    origin.put("file", shorter.clone());
+    service.restart().await;
+    let downloaded = eventually("the shorter file can be downloaded", async || {
+        let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+        match client.download(service.api(), &wanted).await {
+            Ok(downloaded) => Some(downloaded),
+            Err(surprise) if matches!(surprise.code, Some(607 | 610)) => None,
+            Err(surprise) => panic!("{surprise}"),
+        }
+    })
+    .await;
+    assert!(downloaded.content == shorter.content);
+    let told = exchange::call(service.api(), get(&format!("/tasks/{}", downloaded.task))).await;
+    let task: Value = serde_json::from_slice(&told.unwrap_or_else(|error| panic!("{error}")).body).expect("a task");
+    assert_eq!((&task["generation"], &task["pieceTotal"]), (&json!(1), &json!(1)), "clients have pieces past its end: {task}");
 }
 
 /// A new client gets the new file, after the wait that a failed source is given.
