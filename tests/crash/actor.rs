@@ -20,8 +20,11 @@ use crate::model::{Call, Pair, Part, Peer};
 const CLIENTS: usize = 2;
 /// Longer than anything takes that is not stuck.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Of a source that sends none of them and does not tell how many there are: reports need pieces, not their bytes. Of which reports are made: some chunks of progress.
-const ENDLESS_PIECES: u32 = 1300;
+/// Announced by a source that sends none of it: reports need pieces, not their bytes.
+const ENDLESS_BYTES: u64 = 9 * 1024 * 1024 * 1024;
+const ENDLESS_PIECE_SIZE: u64 = 15 * 1024 * 1024;
+/// Of which reports are made: two chunks of progress.
+const ENDLESS_PIECES: u32 = 600;
 
 /// Long paths make large records, of which the database moves some with every change: it comes around to using the space
 /// of old ones again.
@@ -57,11 +60,11 @@ impl Task {
         Self { id, url, identifier, content, pieces, piece_size: PIECE_SIZE, comes: true }
     }
 
-    /// Puts a source up that announces no end and sends nothing.
+    /// Puts a source up that announces much and sends nothing.
     pub fn endless(origin: &Origin, name: &str) -> Self {
-        let file = File { chunked: true, ending: Ending::StallsAfter(0), ..File::new(Bytes::new()) };
+        let file = File { announced_length: Some(ENDLESS_BYTES), ending: Ending::StallsAfter(0), ..File::new(Bytes::new()) };
         let url = origin.put(name, file);
-        let (pieces, piece_size) = (ENDLESS_PIECES, PIECE_SIZE);
+        let (pieces, piece_size) = (ENDLESS_PIECES, ENDLESS_PIECE_SIZE);
         Self { id: id_of(&url, ""), url, identifier: String::new(), content: Bytes::new(), pieces, piece_size, comes: false }
     }
 

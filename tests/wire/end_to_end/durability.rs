@@ -20,8 +20,8 @@ use crate::harness::service::Service;
 const KILLS: u32 = 5;
 /// Each reports over a connection of its own, so this many reports are under way.
 const CLIENTS: usize = 32;
-/// Announced by a source that sends none of it: reports need pieces, not their bytes. 1366 pieces of 15 MiB.
-const FILE_BYTES: u64 = 20 * 1024 * 1024 * 1024;
+/// Announced by a source that sends none of it: reports need pieces, not their bytes. 614 pieces of 15 MiB.
+const FILE_BYTES: u64 = 9 * 1024 * 1024 * 1024;
 /// Reports that are acknowledged between two kills. Spread over the clients, far fewer than there are pieces.
 const ACKNOWLEDGED_PER_KILL: std::ops::Range<u32> = 100..1000;
 
