@@ -22,7 +22,7 @@ use crate::domain::{TaskId, TaskSpec};
 const ASKS_MAX: TurnsMax = TurnsMax { all: 256, per_host: 64 };
 /// Documents read at once, which are in memory whole: far fewer than sources are asked.
 const DOCUMENTS_MAX: TurnsMax = TurnsMax { all: 16, per_host: 4 };
-/// How long a source may be silent in any case: for a connection, some redirects and a token, and well within the time that a
+/// How long a source may take in any case: for a connection, some redirects and a token, and well within the time that a
 /// registration waits for it.
 const GRACE: Duration = Duration::from_secs(2);
 /// Answered sources that are kept waiting a moment for somebody to take their bodies, each with a connection. More are asked
@@ -106,7 +106,7 @@ impl<'a> Visit<'a> {
         if self.places.asks.is_full_for(self.key) {
             tracing::debug!(task = %self.task, "waiting for a place to ask");
         }
-        Ok(self.places.asks.take(self.key, GRACE, asking).await.map_err(silent)??)
+        Ok(self.places.asks.take(self.key, GRACE, asking).await.map_err(gave_way)??)
     }
 
     /// Reads something whole when it is this one's turn.
@@ -114,7 +114,7 @@ impl<'a> Visit<'a> {
     where
         FetchError: From<E>,
     {
-        Ok(self.places.documents.take(self.key, GRACE, reading).await.map_err(silent)??)
+        Ok(self.places.documents.take(self.key, GRACE, reading).await.map_err(gave_way)??)
     }
 
     /// A place to wait for one to take a body, with the source's answer; `None` where too many do.
@@ -148,8 +148,8 @@ impl Drop for Visit<'_> {
     }
 }
 
-fn silent(gave_way: GaveWay) -> FetchError {
-    FetchError::GaveWay { silent_s: gave_way.after.as_secs() }
+fn gave_way(GaveWay { after }: GaveWay) -> FetchError {
+    FetchError::GaveWay { after_s: after.as_secs() }
 }
 
 #[cfg(test)]
@@ -212,6 +212,7 @@ mod tests {
         tokio::time::sleep(GRACE).await;
         assert_eq!(places.now().reading.held, 16);
         let gave_way = reading.try_join_next().expect("one is over").expect("it does not panic");
-        assert!(matches!(gave_way, Err(FetchError::GaveWay { .. })), "{gave_way:?}");
+        let why = gave_way.expect_err("it gave way").to_string();
+        assert_eq!(why, "the source took longer than 2 s while others waited for its place");
     }
 }
