@@ -23,8 +23,8 @@ pub enum FetchError {
         if *.in_demand { "while others wait for its place" } else { "sourceMinRate" }
     )]
     Slow { bytes: u64, waited_s: u64, min_bytes_per_s: u64, in_demand: bool },
-    #[error("the source was silent for {silent_s} s while others waited to be asked")]
-    GaveWay { silent_s: u64 },
+    #[error("the source took longer than {after_s} s while others waited for its place")]
+    GaveWay { after_s: u64 },
     #[error("it gave its place after {held_s} s to a host that had none, and goes on when it is its turn")]
     BodyGaveWay { held_s: u64 },
     #[error("the content's md5 is {found}, expected {expected}")]

@@ -20,7 +20,7 @@ use crate::domain::{TaskId, TaskSpec};
 
 /// Sources asked at once. Of those, of one host: a host that takes its time to answer must not keep others from being asked.
 const ASKS_MAX: TurnsMax = TurnsMax { all: 256, per_host: 64 };
-/// How long a source may be silent in any case: for a connection, some redirects and a token, and well within the time that a
+/// How long a source may take in any case: for a connection, some redirects and a token, and well within the time that a
 /// registration waits for it.
 const GRACE: Duration = Duration::from_secs(2);
 /// Answered sources that are kept waiting a moment for somebody to take their bodies, each with a connection. More are asked
@@ -101,7 +101,7 @@ impl<'a> Visit<'a> {
             tracing::debug!(task = %self.task, "waiting for a place to ask");
         }
         let answered = self.places.asks.take(self.key, GRACE, asking).await;
-        Ok(answered.map_err(|GaveWay { after }| FetchError::GaveWay { silent_s: after.as_secs() })??)
+        Ok(answered.map_err(|GaveWay { after }| FetchError::GaveWay { after_s: after.as_secs() })??)
     }
 
     /// A place to wait for one to take a body, with the source's answer; `None` where too many do.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,11 +20,13 @@ pub const DEFAULT_FILE: &str = "/etc/dragonfly/supernode.yml";
 /// A longer file is not a configuration. Bytes.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 const BASE: &str = "base";
-/// The section that says which sources are forbidden.
+/// The section that says which sources are forbidden; its variables begin with the same word.
 const POLICY: &str = "source";
 const PREFIX: &str = "SUPERNODE_";
 /// Variables with the prefix that are no settings.
 const OTHER_VARIABLES: [&str; 2] = ["SUPERNODE_LOG", "SUPERNODE_CONFIG"];
+/// What ports of Kubernetes's services speak.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 /// A number of nanoseconds below this is probably meant in another unit.
 const NANOSECONDS_MEANT_FROM: Duration = Duration::from_millis(1);
 
@@ -190,25 +193,31 @@ impl Reading {
 
     /// What is hardly anything but a setting, or may be meant to forbid something, is not ignored.
     fn unknown_variable(&mut self, name: &str, settings: &[(String, &'static Setting)]) {
-        let bare = |name| str::trim_start_matches(name, PREFIX);
-        let known = settings.iter().map(|(name, _)| name.as_str()).chain(OTHER_VARIABLES);
-        let near = nearest(bare(name), known.map(bare)).map(|near| format!("{PREFIX}{near}"));
-        let is_of_policy = |near: &str| {
-            let policy = |setting: &Setting| setting.key.split_once('.').is_some_and(|(section, _)| section == POLICY);
-            settings.iter().any(|(known, setting)| known == near && policy(setting))
+        let names = || settings.iter().map(|(name, _)| bare(name));
+        let near = nearest(bare(name), names().chain(OTHER_VARIABLES.map(bare)));
+        let is_policy = |near: &str| {
+            let in_section = |setting: &Setting| setting.key.split_once('.').is_some_and(|(section, _)| section == POLICY);
+            settings.iter().any(|(known, setting)| bare(known) == near && in_section(setting))
         };
-        match near {
-            Some(near) if is_misspelt(name, &near) || is_of_policy(&near) => self.wrong.push(WrongValue {
-                origin: Origin::Variable(name.to_owned()),
-                key: "the variable".to_owned(),
-                found: "unknown".to_owned(),
-                allowed: near,
-            }),
-            near => {
-                let text = format!("the environment variable {name} is unknown and ignored{}", meant(near.as_deref()));
-                self.warnings.push(text);
+        let variable = |name: &str| format!("{PREFIX}{name}");
+        let allowed = match near {
+            Some(near) if is_misspelt(bare(name), near) || is_policy(near) => variable(near),
+            _ if is_of_policy(bare(name)) => {
+                let known: Vec<String> = names().filter(|name| is_of_policy(name)).map(variable).collect();
+                format!("{}, for no policy may be ignored", known.join(", "))
             }
-        }
+            near => {
+                let meant = meant(near.map(variable).as_deref());
+                self.warnings.push(format!("the environment variable {name} is unknown and ignored{meant}"));
+                return;
+            }
+        };
+        self.wrong.push(WrongValue {
+            origin: Origin::Variable(name.to_owned()),
+            key: "the variable".to_owned(),
+            found: "unknown".to_owned(),
+            allowed: format!("{allowed}; rename or unset it if it is no setting"),
+        });
     }
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
@@ -393,13 +402,31 @@ const fn shape(value: &Value) -> &'static str {
     }
 }
 
+/// A variable's name without what all have in common.
+fn bare(name: &str) -> &str {
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+/// Whether a variable may be meant to say which sources are forbidden: by the section's name, or by what a policy does.
+fn is_of_policy(bare: &str) -> bool {
+    let bare = bare.to_lowercase();
+    bare.starts_with(POLICY) || bare.split('_').any(|part| matches!(part, "allow" | "deny"))
+}
+
 /// Kubernetes tells every pod of each service by variables of these names, of one called `supernode-download` too:
 /// `SUPERNODE_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_API`, `…_PORT`, `…_PORT_8001_TCP`, `…_PORT_8001_TCP_ADDR`.
+/// Their values are an address, a port or a protocol: what says anything else may be meant as a setting.
 fn is_service_link(name: &str, value: &str) -> bool {
-    let is_address = value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
-    let is_of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|first: char| first.is_ascii_digit()));
-    let is_of_service = ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|part| name.contains(part));
-    is_of_service || is_of_port || (name.ends_with("_PORT") && is_address)
+    let is_protocol = |text: &str| PROTOCOLS.iter().any(|protocol| text.eq_ignore_ascii_case(protocol));
+    let is_number = |text: &str| text.parse::<u16>().is_ok();
+    let is_address = value.split_once("://").is_some_and(|(protocol, _)| is_protocol(protocol));
+    let is_of_service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    let is_of_port = name.split_once("_PORT_").is_some_and(|(_, rest)| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(is_number) && parts.next().is_some_and(is_protocol)
+    });
+    let is_told = is_address || is_number(value) || is_protocol(value) || value.parse::<IpAddr>().is_ok();
+    ((is_of_service || is_of_port) && is_told) || (name.ends_with("_PORT") && is_address)
 }
 
 /// A plain number is a count of nanoseconds, as it was for the Go supernode, and seldom meant as one.

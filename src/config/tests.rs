@@ -329,7 +329,50 @@ fn a_misspelt_variable_stops_the_start_and_is_told_with_the_one_that_is_meant() 
         ("SUPERNODE_source_deny", "SUPERNODE_SOURCE_DENY"),
     ] {
         let error = variables(&[(name, "1")]).load().expect_err(name);
-        assert_eq!(error.to_string(), format!("{name}: the variable is unknown; allowed is {meant}"));
+        let way_out = "rename or unset it if it is no setting";
+        assert_eq!(error.to_string(), format!("{name}: the variable is unknown; allowed is {meant}; {way_out}"));
+    }
+}
+
+#[test]
+fn a_variable_that_may_be_meant_as_a_policy_stops_the_start() {
+    for name in [
+        "SUPERNODE_SOURCE",
+        "SUPERNODE_SOURCES",
+        "SUPERNODE_SOURCE_BLOCKED",
+        "SUPERNODE_SOURCE_FORBID",
+        "SUPERNODE_SOURCE_DENY_CIDRS",
+        "SUPERNODE_SOURCE_DENY_HOSTS",
+        "SUPERNODE_SOURCE_DENY_NETWORKS",
+        "SUPERNODE_SOURCE_DENY_PORT_80",
+        "SUPERNODE_SOURCE_SERVICE_HOSTS_DENIED",
+        "SUPERNODE_DENY_SOURCE",
+        "SUPERNODE_DENY",
+        "SUPERNODE_ALLOW",
+        "SUPERNODE_deny_hosts",
+        "SUPERNODE_SORCE_DENIED",
+    ] {
+        let error = variables(&[(name, "127.0.0.0/8")]).load().expect_err(name).to_string();
+        assert!(error.starts_with(&format!("{name}: the variable is unknown; allowed is SUPERNODE_SOURCE_")), "{error}");
+        assert!(error.contains("SUPERNODE_SOURCE_DENY"), "{error}");
+        assert!(error.ends_with("; rename or unset it if it is no setting"), "{error}");
+    }
+    for value in ["127.0.0.1", "80", "tcp"] {
+        variables(&[("SUPERNODE_SOURCE_DENY_PORT_80", value)]).load().expect_err(value);
+    }
+}
+
+#[test]
+fn a_neighbour_of_a_short_name_is_only_warned_of() {
+    for (name, near) in [
+        ("SUPERNODE_BIN", "SUPERNODE_BIND"),
+        ("SUPERNODE_KIND", "SUPERNODE_BIND"),
+        ("SUPERNODE_OLD", "SUPERNODE_HOLD"),
+        ("SUPERNODE_PORTS", "SUPERNODE_PORT"),
+    ] {
+        let warnings = variables(&[(name, "1")]).load().expect(name).warnings;
+        let told = format!("the environment variable {name} is unknown and ignored; {near} is the nearest that is known");
+        assert_eq!(warnings, [told]);
     }
 }
 
@@ -346,6 +389,10 @@ fn what_kubernetes_tells_of_services_is_no_setting() {
         ("SUPERNODE_PORT_8001_TCP_ADDR", "10.0.0.1"),
         ("SUPERNODE_DOWNLOAD_PORT", "tcp://10.0.0.2:8001"),
         ("SUPERNODE_DOWNLOAD_SERVICE_HOST", "10.0.0.2"),
+        ("SUPERNODE_SOURCE_PORT", "tcp://[fd00::1]:80"),
+        ("SUPERNODE_SOURCE_SERVICE_HOST", "fd00::1"),
+        ("SUPERNODE_SOURCE_SERVICE_PORT", "80"),
+        ("SUPERNODE_SOURCE_PORT_80_TCP_PROTO", "tcp"),
     ];
     let loaded = variables(&links).load().expect("none is a setting");
     assert_eq!((loaded.config, loaded.warnings), (Config::default(), Vec::new()));

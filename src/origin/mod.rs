@@ -34,7 +34,7 @@ pub use probe::Probed;
 use reach::{CheckedResolver, check_url, checked_redirects, forbidden_by};
 pub use token::TokenError;
 use token::TokenService;
-use trouble::{BrokenOff, Unanswered, asking, host_and_port, innermost};
+use trouble::{Asked, BrokenOff, Unanswered, asking, host_and_port, why_unusable};
 
 /// How long a source may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -310,8 +310,8 @@ impl Source {
 
     async fn send(&self, spec: &TaskSpec, url: Url, headers: HeaderMap) -> Result<Response, OriginError> {
         let sending = self.client_for(spec)?.get(url.clone()).headers(headers).send();
-        let (sent, host) = asking(&url, sending).await;
-        let response = sent.map_err(|error| why_unanswered(&error, host))?;
+        let (sent, asked) = asking(&url, sending).await;
+        let response = sent.map_err(|error| why_unanswered(&error, asked))?;
         if head::is_too_large(response.headers()) { Err(OriginError::HeadTooLarge) } else { Ok(response) }
     }
 
@@ -379,18 +379,18 @@ fn guard_of_parts<'v>(asked: &RequestedRange, known: &'v Validators) -> Option<&
     if asked.has_place() { known.if_range() } else { None }
 }
 
-fn why_unanswered(error: &reqwest::Error, host: String) -> OriginError {
+fn why_unanswered(error: &reqwest::Error, asked: Asked) -> OriginError {
     if head::was_too_large(error) {
         return OriginError::HeadTooLarge;
     }
     match forbidden_by(error) {
         Some(forbidden) => OriginError::Forbidden(forbidden),
-        None => OriginError::Unreachable(Unanswered::of(error, host)),
+        None => OriginError::Unreachable(Unanswered::of(error, asked)),
     }
 }
 
 fn unusable(error: &reqwest::Error) -> OriginError {
-    OriginError::Certificates(innermost(error))
+    OriginError::Certificates(why_unusable(error))
 }
 
 fn builder(policy: &Arc<SourcePolicy>, idle_timeout: Duration) -> reqwest::ClientBuilder {

@@ -144,7 +144,7 @@ async fn where_there_is_no_token_the_client_is_told_why() {
         ),
         ("outside", outside.to_owned(), NOT_REACHABLE, "does not let it fetch"),
         ("redirected", here("t3", redirecting), NOT_REACHABLE, "does not let it fetch"),
-        ("nowhere", "http://127.0.0.1:1/token".to_owned(), NOT_REACHABLE, "cannot be asked"),
+        ("nowhere", "http://127.0.0.1:1/token".to_owned(), NOT_REACHABLE, "127.0.0.1:1 refuses connections: check that host"),
         ("no-url", "file:///etc/passwd".to_owned(), NEED_AUTH, "the source answered 401"),
         ("no-service", "files of a team".to_owned(), NEED_AUTH, "the source answered 401"),
         ("garbage", here("t4", File::new("<html>")), NEED_AUTH, "gave no token"),

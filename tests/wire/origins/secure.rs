@@ -34,6 +34,9 @@ pub fn group() -> Group {
         file("has one of another authority than the client brings")
             .tls(Authority::new("another authority").acceptor(HOST))
             .asked(trusting.clone()),
+        file("has for its certificate that of the authority itself, which the client brings")
+            .tls(authority.own_acceptor())
+            .asked(trusting.clone()),
         file("has an expired certificate of an authority that the client brings")
             .tls(authority.expired_acceptor())
             .asked(trusting.clone()),

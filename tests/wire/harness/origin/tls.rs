@@ -38,6 +38,11 @@ impl Authority {
         self.sign(params)
     }
 
+    /// Serves with the authority's own certificate, as if it were one of a server.
+    pub fn own_acceptor(&self) -> TlsAcceptor {
+        acceptor(self.0.der(), self.0.key())
+    }
+
     fn sign(&self, params: CertificateParams) -> TlsAcceptor {
         let key = key();
         let certificate = params.signed_by(&key, &self.0).expect("a certificate can be signed");
