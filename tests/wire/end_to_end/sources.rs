@@ -116,7 +116,8 @@ async fn a_source_that_ends_before_pieces_that_clients_have_is_another_one() {
     // Nothing that is here could be compared any more, and what comes is as it was, as far as it goes.
     service.kill9();
     std::fs::remove_dir_all(service.home().join("pieces")).expect("pieces can be removed");
-    let shorter = File { content: old.content.slice(..PIECE_CONTENT as usize), ..old };
+    let piece_bytes = usize::try_from(PIECE_CONTENT).expect("a piece fits");
+    let shorter = File { content: old.content.slice(..piece_bytes), ..old };
     origin.put("file", shorter.clone());
     service.restart().await;
     let downloaded = eventually("the shorter file can be downloaded", async || {
