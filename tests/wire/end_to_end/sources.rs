@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use super::{download, download_wanted};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
-use crate::harness::exchange::Answer;
+use crate::harness::exchange::{self, Answer, get};
 use crate::harness::origin::{Ending, File, Origin, Seen};
 use crate::harness::pieces::{PIECE_CONTENT, other_content, random_content};
 use crate::harness::service::Service;
@@ -71,6 +71,36 @@ async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
     check_new_file_arrives(&service, &wanted, &new).await;
     let again = client.register(service.api(), &wanted).await.unwrap_or_else(|surprise| panic!("{surprise}"));
     assert_eq!(again.code, 607, "a client that began with the old file must not go on with the new one: {again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_source_failed_is_told_after_a_restart_too() {
+    let origin = Origin::start().await;
+    let content = random_content(FILE_BYTES);
+    let new = File { revision: 2, ..File::new(other_content(&content)) };
+    let url = origin.put("file", File { ending: Ending::StallsAfter(INTERRUPTED_AFTER), ..File::new(content) });
+    let mut service = Service::start().await;
+    let registered = try_register(&service, &Wanted::url(&url)).await;
+    let task = registered.data["taskId"].as_str().unwrap_or_else(|| panic!("{registered}")).to_owned();
+    wait_for_stored(&service, PIECES_BEFORE).await;
+    origin.put("file", new);
+    let question = format!("/peer/task?taskId={task}&srcCid=somebody&status=700&result=502");
+    let failure = async |service: &Service| {
+        eventually("the task has failed", async || {
+            let answer = exchange::ask(service.api(), get(&question)).await;
+            (answer.code == 610).then_some(answer.msg)
+        })
+        .await
+    };
+    let told = failure(&service).await;
+    assert!(told.contains("the source has changed"), "{told}");
+    let requests_before = origin.record("file").0.len();
+    for _ in 0..2 {
+        service.kill9();
+        service.restart().await;
+        assert_eq!(failure(&service).await, told);
+    }
+    assert_eq!(origin.record("file").0.len(), requests_before, "nobody registered, and its source was asked again");
 }
 
 /// A new client gets the new file, after the wait that a failed source is given.
