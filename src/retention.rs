@@ -101,6 +101,12 @@ impl Cached {
         self.in_use.is_none() && self.unused >= self.expires_after(rules)
     }
 
+    /// For about how long nobody used it, as a power of two of seconds; `None` for less than one. The exact time says no
+    /// more about who comes next: what nobody wanted for an hour is no likelier to be wanted than what waited a minute longer.
+    fn idle_magnitude(&self) -> Option<u32> {
+        self.idle.as_secs().checked_ilog2()
+    }
+
     const fn can_make_room(&self) -> bool {
         self.in_use.is_none() && self.stored_bytes > 0
     }
@@ -226,13 +232,14 @@ pub fn make_room(rules: &Rules, needed: u64, mut cached: Vec<Cached>) -> Result<
     if fits { Ok(going) } else { Err(NoRoom { needed, quota, in_use: space.used_bytes }) }
 }
 
-/// The first is the least worth keeping: what was not used for long enough, of that what was not used for longest, and of
-/// two alike the larger one.
-fn sort_by_worth(rules: &Rules, cached: &mut [Cached]) {
+/// The first is the least worth keeping: what was not used for long enough, of that what was not used for about longest,
+/// and of what was unused for about as long the largest.
+pub fn sort_by_worth(rules: &Rules, cached: &mut [Cached]) {
     cached.sort_by(|a, b| {
         let recent = |cached: &Cached| cached.idle < rules.interval;
-        let by_use = recent(a).cmp(&recent(b)).then(b.idle.cmp(&a.idle));
-        by_use.then(b.stored_bytes.cmp(&a.stored_bytes)).then(a.task.cmp(&b.task))
+        let by_use = recent(a).cmp(&recent(b)).then(b.idle_magnitude().cmp(&a.idle_magnitude()));
+        let by_size = by_use.then(b.stored_bytes.cmp(&a.stored_bytes));
+        by_size.then(b.idle.cmp(&a.idle)).then(a.task.cmp(&b.task))
     });
 }
 
@@ -365,6 +372,42 @@ mod tests {
         let long_ago = Cached { unused: hour, ..cached(1, MIB, Duration::from_hours(1000)) };
         let verdicts = plan(&RULES, 100 * MIB, vec![cached(0, MIB, hour), long_ago]);
         assert_eq!(going(&verdicts), []);
+        assert_eq!(verdicts[0].cached.task, task(1));
+    }
+
+    #[test]
+    fn of_what_was_unused_for_about_as_long_the_largest_goes_first() {
+        let seconds = Duration::from_secs;
+        let large_in_use = Cached { in_use: Some(Use::Clients(1)), ..cached(0, 80 * MIB, seconds(127)) };
+        let large_pinned = Cached { in_use: Some(Use::Pinned), pinned: true, ..cached(1, 70 * MIB, seconds(127)) };
+        let files = vec![
+            large_in_use,
+            large_pinned,
+            cached(2, 10 * MIB, seconds(127)),
+            cached(3, 50 * MIB, seconds(63)),
+            cached(4, 20 * MIB, seconds(64)),
+            cached(5, 10 * MIB, seconds(126)),
+            cached(6, MIB, seconds(128)),
+            cached(7, 90 * MIB, Duration::from_millis(999)),
+            cached(8, MIB, seconds(1)),
+        ];
+        let order = [6, 4, 2, 5, 3, 8, 7].map(task);
+        let made: Vec<TaskId> = make_room(&quota(400 * MIB), 250 * MIB, files.clone())
+            .map(|going| going.into_iter().map(|cached| cached.task).collect())
+            .expect("all that is unused is enough");
+        assert_eq!(made, order);
+        let verdicts = plan(&RULES, 100 * MIB, files);
+        let shown: Vec<TaskId> = verdicts.iter().map(|verdict| verdict.cached.task).collect();
+        assert_eq!(shown[..7], order, "what is explained is what happens");
+        assert_eq!(fate_of(&verdicts, task(0)), Fate::Stays(Stay::InUse(Use::Clients(1))));
+        assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::InUse(Use::Pinned)));
+    }
+
+    #[test]
+    fn what_was_used_within_the_interval_goes_last_however_large_it_is() {
+        let rules = Rules { interval: Duration::from_secs(100), ..RULES };
+        let files = vec![cached(0, 90 * MIB, Duration::from_secs(99)), cached(1, MIB, Duration::from_secs(101))];
+        let verdicts = plan(&rules, 100 * MIB, files);
         assert_eq!(verdicts[0].cached.task, task(1));
     }
 

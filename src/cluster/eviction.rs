@@ -111,11 +111,13 @@ impl Cluster {
     }
 
     /// Makes room for a database that cannot be written, of files that can be fetched again: first those that are not here
-    /// whole, then those that nobody uses, for longest. Nothing can be recorded now; the next start finds them missing.
+    /// whole, then those that nobody uses. Nothing can be recorded now; the next start finds them missing.
     pub async fn make_room_for_database(self: &Arc<Self>) {
         let mut files = self.cached_files().await;
         files.retain(|file| !(file.whole && file.in_use.is_some()));
-        files.sort_by_key(|file| (file.whole, std::cmp::Reverse(file.idle)));
+        retention::sort_by_worth(&self.retention_rules(), &mut files);
+        // Stable: within each, the order stays that of their worth.
+        files.sort_by_key(|file| file.whole);
         for file in files {
             let Ok(cell) = self.cell(&file.task) else { continue };
             let generation = cell.lock().swarm.status().generation;

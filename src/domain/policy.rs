@@ -239,6 +239,13 @@ mod tests {
     }
 
     #[test]
+    fn operators_are_told_all_that_is_refused_by_default() {
+        let page = include_str!("../../docs/OPERATIONS.md");
+        let untold: Vec<&str> = NEVER_BY_DEFAULT.into_iter().filter(|network| !page.contains(&format!("`{network}`"))).collect();
+        assert!(untold.is_empty(), "docs/OPERATIONS.md does not name {untold:?}");
+    }
+
+    #[test]
     fn an_address_is_denied_with_the_one_that_it_carries() {
         let policy = policy(&[], &["10.0.0.0/8", "127.0.0.0/8"]);
         // Each with 10.1.2.3, with 169.254.169.254, and with 192.0.2.7.

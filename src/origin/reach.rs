@@ -1,6 +1,7 @@
 //! What a request may reach: every address is checked where the connection is made, so that no name and no redirect leads
 //! around the policy, and a name that resolves otherwise the second time is checked a second time.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, LazyLock};
 
@@ -23,24 +24,30 @@ const REDIRECTS_MAX: usize = 10;
 pub struct CheckedResolver {
     policy: Arc<SourcePolicy>,
     lookups: Arc<Semaphore>,
+    /// Tells a name's addresses, and may block.
+    look_up: fn(&str) -> io::Result<Vec<SocketAddr>>,
 }
 
 impl CheckedResolver {
     pub fn new(policy: Arc<SourcePolicy>) -> Self {
         static LOOKUPS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_MAX)));
-        Self { policy, lookups: LOOKUPS.clone() }
+        Self { policy, lookups: LOOKUPS.clone(), look_up: ask_system }
     }
+}
+
+/// The port is filled in by whoever asks.
+fn ask_system(name: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok((name, 0).to_socket_addrs()?.collect())
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (policy, lookups) = (self.policy.clone(), self.lookups.clone());
+        let (policy, lookups, look_up) = (self.policy.clone(), self.lookups.clone(), self.look_up);
         Box::pin(async move {
             let turn = lookups.acquire_owned().await?;
             let host = name.as_str().to_owned();
             let looked_up = tokio::task::spawn_blocking(move || {
-                // The port is filled in by whoever asks.
-                let found = (name.as_str(), 0).to_socket_addrs();
+                let found = look_up(name.as_str());
                 drop(turn);
                 found
             });
@@ -101,4 +108,66 @@ enum NotFollowed {
     TooMany,
     #[error("it redirects to what is no http or https URL")]
     NotHttp,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::domain::policy::SourcePattern;
+    use crate::origin::builder;
+
+    const ALLOWED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+    const DENIED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+    /// What an attacker's name server does: it shows the first who asks an address that may be reached, and all others one
+    /// that may not.
+    fn rebind(_name: &str) -> io::Result<Vec<SocketAddr>> {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let address = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { ALLOWED } else { DENIED };
+        Ok(vec![(address, 0).into()])
+    }
+
+    /// Answers at both addresses, and closes each connection, so that the next request needs another; tells its port and at
+    /// which address it was connected to.
+    async fn serve() -> (u16, tokio::sync::mpsc::UnboundedReceiver<SocketAddr>) {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("a listener has an address").port();
+        let (connected, connections) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                connected.send(connection.local_addr().expect("a connection has an address")).expect("the test waits");
+                let (mut head, answer) = ([0; 4096], b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+                assert!(connection.read(&mut head).await.expect("a request comes") > 0);
+                connection.write_all(answer).await.expect("the answer is taken");
+            }
+        });
+        (port, connections)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_the_second_time_is_checked_a_second_time() {
+        let denied = SourcePattern::Network(std::net::IpAddr::from(DENIED).into());
+        let policy = Arc::new(SourcePolicy { deny: vec![denied], ..SourcePolicy::default() });
+        let resolver = CheckedResolver { look_up: rebind, ..CheckedResolver::new(policy.clone()) };
+        let client = builder(&policy, Duration::from_secs(10)).no_proxy().dns_resolver(Arc::new(resolver)).build();
+        let client = client.expect("a client");
+        let (port, mut connections) = serve().await;
+        let url = format!("http://rebound.example:{port}/");
+
+        let answer = client.get(&url).send().await.expect("the first address may be reached");
+        assert_eq!(answer.text().await.expect("a body"), "ok");
+        assert_eq!(connections.recv().await, Some((ALLOWED, port).into()));
+
+        let refused = client.get(&url).send().await.expect_err("the second address may not be reached");
+        let forbidden = forbidden_by(&refused).unwrap_or_else(|| panic!("it is not the policy that refuses: {refused:?}"));
+        assert!(forbidden.to_string().ends_with("from rebound.example (127.0.0.2)"), "{forbidden}");
+        assert!(connections.try_recv().is_err(), "what is denied was connected to");
+    }
 }

@@ -71,7 +71,7 @@ impl Repository {
         Self { root }
     }
 
-    /// Every file below the directory.
+    /// Every file below the directory. Links are not followed: what they lead to may be anybody's.
     pub fn files(&self) -> Result<Vec<PathBuf>, PieceFileError> {
         let (mut files, mut directories) = (Vec::new(), vec![self.root.clone()]);
         while let Some(directory) = directories.pop() {
@@ -80,8 +80,13 @@ impl Repository {
                 entries => entries.map_err(failed("read the directory", &directory))?,
             };
             for entry in entries {
-                let path = entry.map_err(failed("read the directory", &directory))?.path();
-                if path.is_dir() { directories.push(path) } else { files.push(path) }
+                let entry = entry.map_err(failed("read the directory", &directory))?;
+                let kind = entry.file_type().map_err(failed("look at an entry of the directory", &directory))?;
+                if kind.is_dir() {
+                    directories.push(entry.path());
+                } else if kind.is_file() {
+                    files.push(entry.path());
+                }
             }
         }
         files.sort_unstable();

@@ -233,12 +233,16 @@ impl Cluster {
         self.spawn(async move {
             let mut ticks = tokio::time::interval(SWEEP_EVERY);
             while cluster.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-                for id in cluster.preheats.ended_before(now_ms().saturating_sub(REMEMBERED_FOR_MS)) {
-                    // Somebody else may have deleted it; and a committer that takes nothing stops the service.
-                    let _ = cluster.forget_preheat(&id).await;
-                }
+                cluster.forget_ended_preheats(now_ms()).await;
             }
         });
+    }
+
+    async fn forget_ended_preheats(&self, now_ms: u64) {
+        for id in self.preheats.ended_before(now_ms.saturating_sub(REMEMBERED_FOR_MS)) {
+            // Somebody else may have deleted it; and a committer that takes nothing stops the service.
+            let _ = self.forget_preheat(&id).await;
+        }
     }
 
     fn run_preheat(self: &Arc<Self>, job: Arc<Job>) {
@@ -498,5 +502,49 @@ fn part_of(source: &TaskSpec, url: String, filter: &[String]) -> TaskSpec {
         // A part of each is none of the image's parts.
         headers: source.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("range")).cloned().collect(),
         ..source.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+
+    fn cluster(home: &std::path::Path) -> Arc<Cluster> {
+        Cluster::open(Config { home: home.to_owned(), ..Config::default() }).expect("opened")
+    }
+
+    /// Takes a preheat as it was stored when it ended, or while it runs.
+    async fn take(cluster: &Cluster, number: u8, ended_ms: Option<u64>) -> PreheatId {
+        let state = if ended_ms.is_some() { PreheatState::Success } else { PreheatState::Running };
+        let (id, source) = (PreheatId::from_bytes([number; 16]), TaskSpec::of_url("http://h/f"));
+        let preheat = Preheat { id, kind: PreheatKind::File, source, filter: vec![], created_ms: 0, ended_ms, state };
+        let preheat = Arc::new(preheat);
+        let room = cluster.committer.room().await.expect("the committer runs");
+        room.submit(vec![Change::PreheatChanged(preheat.clone())], 0).durable().await.expect("stored");
+        let job = Job { now: Mutex::new(Stage::new(preheat, [].into())), ended: CancellationToken::new() };
+        cluster.preheats.known.lock().insert(id, Arc::new(job));
+        id
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_preheat_is_forgotten_a_day_after_its_end_and_not_sooner() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let now_ms = 100 * 24 * HOUR_MS;
+        let over = take(&cluster, 1, Some(now_ms - 24 * HOUR_MS - 1)).await;
+        let just = take(&cluster, 2, Some(now_ms - 24 * HOUR_MS)).await;
+        let running = take(&cluster, 3, None).await;
+        cluster.forget_ended_preheats(now_ms).await;
+        let known = |id| cluster.preheat_view(id).is_ok();
+        assert_eq!([&over, &just, &running].map(known), [false, true, true]);
+        let stored = cluster.store.preheats().expect("the database can be read");
+        let stored: Vec<PreheatId> = stored.into_iter().map(|(preheat, _)| preheat.id).collect();
+        assert_eq!(stored, [just, running], "a start would not take it up again");
+        // A clock that was set back forgets nothing.
+        cluster.forget_ended_preheats(HOUR_MS).await;
+        assert_eq!(cluster.preheats.known.lock().len(), 2);
     }
 }

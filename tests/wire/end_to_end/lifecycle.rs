@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::download;
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::dump::output;
 use crate::harness::origin::{Ending, File, Origin};
@@ -43,6 +44,36 @@ async fn sigterm_drains_and_stops_with_exit_code_0() {
     let answer = held.await.expect("asking does not panic");
     assert_eq!(answer.code, 602, "a held question of a client with nothing to do was answered {answer}");
     assert!(service.dump().await.held(&task, client.cid()).contains(&0), "what was acknowledged is there after the stop");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_removes_what_belongs_to_no_task_and_leaves_alone_what_links_lead_to() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let content = random_content(100_000);
+    let url = origin.put("file", File::new(content.clone()));
+    let task = download(&service, &url).await.task;
+    service.kill9();
+    let (pieces, elsewhere) = (service.home().join("pieces"), tempfile::tempdir().expect("a directory"));
+    let strangers = [pieces.join("notes.txt"), pieces.join(&task[..3]).join("copy"), pieces.join("deep/er/file")];
+    std::fs::create_dir_all(pieces.join("deep/er")).expect("a directory");
+    for path in &strangers {
+        std::fs::write(path, "a stranger's").expect("written");
+    }
+    let others = elsewhere.path().join("others");
+    std::fs::write(&others, "somebody else's").expect("written");
+    std::os::unix::fs::symlink(elsewhere.path(), pieces.join("directory")).expect("linked");
+    std::os::unix::fs::symlink(&others, pieces.join("link")).expect("linked");
+    service.restart().await;
+    for path in &strangers {
+        assert!(!path.exists(), "{} outlived a start", path.display());
+        let line = format!("piece file that no task names is removed path={}", path.display());
+        assert!(service.log().contains(&line), "the log does not say {line:?}");
+    }
+    for path in [&others, &pieces.join("directory"), &pieces.join("link")] {
+        assert!(path.exists(), "{} is gone", path.display());
+    }
+    assert!(download(&service, &url).await.content == content, "the file arrived with other bytes");
+    assert_eq!(origin.record("file").0.len(), 1, "what belongs to a task stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Limits on what is fetched: how slow a source may be, and how much of it is fetched at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -224,6 +224,48 @@ async fn a_task_is_fetched_no_faster_than_it_may_be_until_that_is_changed() {
     service.reconfigure("base:\n  taskMaxBandwidth: 0\n");
     eventually("it is lifted", async || service.log().contains("taskMaxBandwidth: 1KB → 0").then_some(())).await;
     check_arrives(&service, &origin.put("free", File::new(content.clone())), &content).await;
+}
+
+/// Downloads two files at once; tells how long both together took.
+async fn download_both(service: &Service, urls: &[String; 2], content: &Bytes) -> Duration {
+    let began = Instant::now();
+    tokio::join!(check_arrives(service, &urls[0], content), check_arrives(service, &urls[1], content));
+    began.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_machine_may_take_is_shared_by_all_downloads_and_follows_a_reload() {
+    let origin = Origin::start().await;
+    let two_files = |name: &str, content: &Bytes| {
+        ["one", "two"].map(|number| origin.put(&format!("{name}-{number}"), File::new(content.clone())))
+    };
+    let service = Service::start_configured("base:\n  maxBandwidth: 2M\n  systemReservedBandwidth: 1M\n").await;
+    // Together 3 MB at 1 MiB a second; either limit forgotten, or one for each of them, would be half of that time.
+    let content = random_content(1_500_000);
+    let took = download_both(&service, &two_files("limited", &content), &content).await;
+    assert!(took > Duration::from_millis(2500), "it took {took:?}");
+
+    // What is left is 64 KiB a second: three seconds for 200 kB.
+    service.reconfigure("base:\n  maxBandwidth: 1M\n  systemReservedBandwidth: 1M\n");
+    eventually("it is lowered", async || service.log().contains("maxBandwidth: 2MB → 1MB").then_some(())).await;
+    let content = random_content(100_000);
+    let took = download_both(&service, &two_files("lowered", &content), &content).await;
+    assert!(took > Duration::from_millis(2500), "it took {took:?}");
+
+    // At that rate both together would take a minute and a half.
+    let content = random_content(3_000_000);
+    let at_the_old_rate = Duration::from_secs(2 * 3_000_000 / (64 * 1024));
+    let urls = two_files("raised", &content);
+    let raise = async {
+        let are_fetched =
+            async || ["raised-one", "raised-two"].iter().all(|name| origin.record(name).body_bytes() > 0).then_some(());
+        eventually("both are being fetched", are_fetched).await;
+        service.reconfigure("base:\n  maxBandwidth: 1M\n  systemReservedBandwidth: 0\n");
+        let sentence = "systemReservedBandwidth: 1MB → 0B";
+        eventually("it is raised", async || service.log().contains(sentence).then_some(())).await;
+    };
+    let (took, ()) = tokio::join!(download_both(&service, &urls, &content), raise);
+    assert!(took < at_the_old_rate / 2, "it took {took:?}, at the old rate it were {at_the_old_rate:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,7 +110,6 @@ async fn a_source_that_ends_before_pieces_that_clients_have_is_another_one() {
     let (api, theirs) = (service.api(), wanted.clone());
     let downloading = tokio::spawn(async move { client.download(api, &theirs).await });
     arrived.wait_for(|pieces| *pieces as usize == PIECES_BEFORE).await.expect("the client counts while it lives");
-
     downloading.abort();
 
     // Nothing that is here could be compared any more, and what comes is as it was, as far as it goes.
@@ -133,6 +132,36 @@ async fn a_source_that_ends_before_pieces_that_clients_have_is_another_one() {
     let told = exchange::call(service.api(), get(&format!("/tasks/{}", downloaded.task))).await;
     let task: Value = serde_json::from_slice(&told.unwrap_or_else(|error| panic!("{error}")).body).expect("a task");
     assert_eq!((&task["generation"], &task["pieceTotal"]), (&json!(1), &json!(1)), "clients have pieces past its end: {task}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_source_failed_is_told_after_a_restart_too() {
+    let origin = Origin::start().await;
+    let content = random_content(FILE_BYTES);
+    let new = File { revision: 2, ..File::new(other_content(&content)) };
+    let url = origin.put("file", File { ending: Ending::StallsAfter(INTERRUPTED_AFTER), ..File::new(content) });
+    let mut service = Service::start().await;
+    let registered = try_register(&service, &Wanted::url(&url)).await;
+    let task = registered.data["taskId"].as_str().unwrap_or_else(|| panic!("{registered}")).to_owned();
+    wait_for_stored(&service, PIECES_BEFORE).await;
+    origin.put("file", new);
+    let question = format!("/peer/task?taskId={task}&srcCid=somebody&status=700&result=502");
+    let failure = async |service: &Service| {
+        eventually("the task has failed", async || {
+            let answer = exchange::ask(service.api(), get(&question)).await;
+            (answer.code == 610).then_some(answer.msg)
+        })
+        .await
+    };
+    let told = failure(&service).await;
+    assert!(told.contains("the source has changed"), "{told}");
+    let requests_before = origin.record("file").0.len();
+    for _ in 0..2 {
+        service.kill9();
+        service.restart().await;
+        assert_eq!(failure(&service).await, told);
+    }
+    assert_eq!(origin.record("file").0.len(), requests_before, "nobody registered, and its source was asked again");
 }
 
 /// A new client gets the new file, after the wait that a failed source is given.
