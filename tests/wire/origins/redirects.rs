@@ -1,7 +1,7 @@
 //! Redirects: where they lead, and where they may not.
 
 use super::answers::{bare, small_file};
-use super::case::{Case, Group, case, small};
+use super::case::{Case, Group, KIB, case, small};
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::origin::tls::self_signed_acceptor;
@@ -108,7 +108,8 @@ fn broken() -> Vec<Case> {
         case("redirects to a URL of 100,000 characters", |asked| match asked.target() {
             "/file" => to("302 Found", &format!("/{}", "x".repeat(100_000))),
             _ => small_file(),
-        }),
+        })
+        .refused_within(128 * KIB),
         case("redirects to a URL with user and password", |asked| match asked.header("authorization") {
             None if asked.target() == "/file" => to("302 Found", &format!("http://user:pass@{}/moved", asked.elsewhere)),
             None => bare("401 Unauthorized", ""),

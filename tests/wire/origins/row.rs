@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::case::Case;
+use super::case::{Case, KIB, MIB};
 use crate::harness::client::{Client, Downloaded, Release, Surprise, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get};
@@ -37,16 +37,19 @@ pub async fn observe(case: &Case, service: &Service) -> (String, Vec<Scripted>) 
     let client = new_client().await;
     let wanted = (case.asking)(Wanted::url(&url));
     let registered = client.register(service.api(), &wanted).await.unwrap_or_else(|surprise| panic!("{}: {surprise}", case.what));
-    let downloaded = if registered.code == 200 {
-        [Some(&first), second.as_ref()].into_iter().flatten().for_each(Scripted::go_on);
-        Some(client.download_registered(service.api(), &registered).await)
-    } else {
-        None
-    };
+    let is_refused = registered.code != 200;
+    // Also where it was refused: what is sent to whoever does not listen any more is counted, too.
+    [Some(&first), second.as_ref()].into_iter().flatten().for_each(Scripted::go_on);
+    let downloaded = if is_refused { None } else { Some(client.download_registered(service.api(), &registered).await) };
     let kept = kept(service, &registered).await;
-    let (first_sent, second_sent) = (first.sent(), second.as_ref().map(Scripted::sent));
+    let first_sent = first.sent_at_rest().await;
+    let second_sent = match &second {
+        Some(second) => Some(second.sent_at_rest().await),
+        None => None,
+    };
     let requests = first_sent.requests - before.requests;
     let body_bytes = first_sent.body_bytes - before.body_bytes + second_sent.as_ref().map_or(0, |sent| sent.body_bytes);
+    let said_bytes = first_sent.said_bytes - before.said_bytes + second_sent.as_ref().map_or(0, |sent| sent.said_bytes);
     let known = [Some(first.address()), elsewhere, Url::address(&url)];
     let columns = [
         case.what.clone(),
@@ -54,7 +57,7 @@ pub async fn observe(case: &Case, service: &Service) -> (String, Vec<Scripted>) 
         downloaded.map_or_else(|| "–".to_owned(), |downloaded| told_downloading(case, downloaded)),
         kept,
         requests.to_string() + &second_sent.map(|sent| format!(" + {}", sent.requests)).unwrap_or_default(),
-        times(case, body_bytes),
+        if is_refused { until_refused(case, said_bytes + body_bytes) } else { times(case, body_bytes) },
     ];
     let row = format!("| {} |\n", columns.map(|column| plain(&column, &known)).join(" | "));
     (row, [Some(first), second].into_iter().flatten().collect())
@@ -128,6 +131,21 @@ fn times(case: &Case, body_bytes: u64) -> String {
         Some(most) if times <= most => format!("≤ {most}"),
         _ => format!("{times:.2}"),
     }
+}
+
+/// How many bytes were sent in all before they were refused.
+fn until_refused(case: &Case, bytes: u64) -> String {
+    match case.refused_within {
+        None => "until the timeout".to_owned(),
+        Some(_) if bytes == 0 => "0 bytes".to_owned(),
+        Some(most) if bytes <= most => format!("≤ {}", in_binary_units(most)),
+        Some(_) => format!("{bytes} bytes"),
+    }
+}
+
+/// Of a bound, which is a whole number of them.
+fn in_binary_units(bytes: u64) -> String {
+    if bytes.is_multiple_of(MIB) { format!("{} MiB", bytes / MIB) } else { format!("{} KiB", bytes / KIB) }
 }
 
 /// The same on every machine, and with no sign that means something in a table.
