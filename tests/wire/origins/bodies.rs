@@ -129,5 +129,10 @@ fn digests() -> Vec<Case> {
         case("has another md5 than the client knows, two pieces", |asked| as_asked(asked, ETAG))
             .of(long())
             .asked(|wanted| Wanted { md5: Some(md5_hex(&small())), ..wanted }),
+        case("has another md5 than the client knows, two pieces, and tells no length", |_| {
+            last_answer("HTTP/1.1 200 OK\r\n", long())
+        })
+        .of(long())
+        .asked(|wanted| Wanted { md5: Some(md5_hex(&small())), ..wanted }),
     ]
 }

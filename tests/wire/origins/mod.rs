@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod cached;
 mod case;
 mod crowd;
 mod endless;
@@ -39,6 +40,7 @@ async fn the_page_of_sources_tells_what_happens_with_each() {
         ranges::resumed(),
         ranges::unmeasured(),
         ranges::changed(),
+        cached::group(),
         ranges::parts(),
         redirects::group(),
         statuses::group(),

@@ -6,6 +6,7 @@ use super::answers::{
     BROKEN_OFF_AFTER, ETAG, answer, as_asked, bare, breaking_off, long_refusal, part, refusal, rest, small_file, whole,
 };
 use super::case::{Case, Group, case, long, small};
+use super::redirects::METADATA;
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::pieces::{PIECE_CONTENT, other_content};
@@ -94,6 +95,9 @@ fn refused() -> Vec<Case> {
         again("has nothing new to say (304)", ETAG, |_, _| bare("304 Not Modified", ETAG)),
         status("has the file no more (404)", "404 Not Found", ""),
         again("has the file no more (404), but a page of 1 GiB", ETAG, |_, _| long_refusal("404 Not Found")).sending_at_most(1.0),
+        again("leads to where it may not be fetched from (302)", ETAG, |_, _| {
+            bare("302 Found", &format!("Location: {}\r\n", METADATA[0]))
+        }),
         status("wants credentials now (401)", "401 Unauthorized", ""),
         status("denies it now (403)", "403 Forbidden", ""),
         again("cannot now, and then can (503)", ETAG, |asked, _| match asked.number {
