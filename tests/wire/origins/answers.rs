@@ -8,6 +8,8 @@ use crate::harness::origin::scripted::{Act, Asked};
 
 /// In the second piece of two. Bytes.
 pub const BROKEN_OFF_AFTER: usize = 5_000_000;
+/// Of a body without end. Bytes.
+pub const CHUNK_BYTES: usize = 64 * 1024;
 pub const ETAG: &str = "ETag: \"1\"\r\n";
 
 /// A status line and headers, with their line ends, and the body.
@@ -32,6 +34,18 @@ pub fn small_file() -> Vec<Act> {
 /// An answer without a body.
 pub fn bare(status: &str, headers: &str) -> Vec<Act> {
     vec![Act::say(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n{headers}\r\n"))]
+}
+
+/// A status that is no file, and why, for people to read.
+pub fn refusal(status: &str, headers: &str) -> Vec<Act> {
+    let body = small();
+    vec![Act::say(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len())), Act::Send(body)]
+}
+
+/// The same, with a page of 1 GiB, which is sent until the connection is closed.
+pub fn long_refusal(status: &str) -> Vec<Act> {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: 1073741824\r\n\r\n");
+    vec![Act::say(head), Act::SendForever(vec![7; CHUNK_BYTES].into())]
 }
 
 /// The first part of a long file; then the connection breaks.

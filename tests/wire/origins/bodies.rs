@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::answers::{BROKEN_OFF_AFTER, ETAG, answer, as_asked, breaking_off, last_answer, small_file, whole};
-use super::case::{Case, Group, IMPATIENT, case, long, small};
+use super::answers::{BROKEN_OFF_AFTER, CHUNK_BYTES, ETAG, answer, as_asked, breaking_off, last_answer, small_file, whole};
+use super::case::{BUFFERED_MAX, Case, Group, IMPATIENT, case, long, small};
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::pieces::md5_hex;
 
 const QUOTA: &str = "base: {repositoryQuota: 20M}\n";
 const QUOTA_BYTES: usize = 20 * 1024 * 1024;
-/// Of a body without end. Bytes.
-const CHUNK_BYTES: usize = 64 * 1024;
 
 pub fn group() -> Group {
     let cases = [lengths(), endless(), interrupted(), digests()].into_iter().flatten().collect();
@@ -55,7 +53,16 @@ fn lengths() -> Vec<Case> {
 fn endless() -> Vec<Case> {
     let content = Bytes::from(vec![7; QUOTA_BYTES]);
     let chunk = Bytes::from(vec![7; CHUNK_BYTES]);
+    let endless = chunk.clone();
     let framed = chunked(&chunk, "");
+    let announcing = |what: &str, bytes: u64| {
+        let chunk = chunk.clone();
+        case(what, move |_| {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n");
+            vec![Act::say(head), Act::SendForever(chunk.clone())]
+        })
+        .refused_within(BUFFERED_MAX)
+    };
     vec![
         case("sends chunks without end, with repositoryQuota at 20 MiB", move |_| {
             let head = answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Bytes::new());
@@ -65,22 +72,15 @@ fn endless() -> Vec<Case> {
         .under(QUOTA)
         .sending_at_most(2.0),
         case("sends without end and without a length (HTTP/1.0), with repositoryQuota at 20 MiB", move |_| {
-            [answer("HTTP/1.0 200 OK\r\n", Bytes::new()), vec![Act::SendForever(chunk.clone())]].concat()
+            [answer("HTTP/1.0 200 OK\r\n", Bytes::new()), vec![Act::SendForever(endless.clone())]].concat()
         })
         .of(content)
         // Of its own, so that what the other fills is not in its way.
         .under("base: {repositoryQuota: 20M }\n")
         .sending_at_most(2.0),
-        case("announces 1 GiB, with repositoryQuota at 20 MiB", |_| {
-            vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n"), Act::FallSilent]
-        })
-        .under("base: { repositoryQuota: 20M}\n"),
-        case("announces more pieces than a file may have (16 TiB)", |_| {
-            vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 17592186044416\r\n\r\n"), Act::FallSilent]
-        }),
-        case("announces more than clients can count (2^63 bytes)", |_| {
-            vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\n"), Act::FallSilent]
-        }),
+        announcing("announces 1 GiB, with repositoryQuota at 20 MiB", 1 << 30).under("base: { repositoryQuota: 20M}\n"),
+        announcing("announces more pieces than a file may have (16 TiB)", 1 << 44),
+        announcing("announces more than clients can count (2^63 bytes)", 1 << 63),
     ]
 }
 
@@ -129,5 +129,10 @@ fn digests() -> Vec<Case> {
         case("has another md5 than the client knows, two pieces", |asked| as_asked(asked, ETAG))
             .of(long())
             .asked(|wanted| Wanted { md5: Some(md5_hex(&small())), ..wanted }),
+        case("has another md5 than the client knows, two pieces, and tells no length", |_| {
+            last_answer("HTTP/1.1 200 OK\r\n", long())
+        })
+        .of(long())
+        .asked(|wanted| Wanted { md5: Some(md5_hex(&small())), ..wanted }),
     ]
 }

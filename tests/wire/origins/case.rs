@@ -14,6 +14,12 @@ use crate::harness::pieces::golden_content;
 const SMALL_BYTES: usize = 1000;
 /// The length of files that are resumed. Two pieces. Bytes.
 const LONG_BYTES: usize = 6_000_000;
+/// What most sources send in all before they are refused: a few heads and small bodies. Bytes.
+const REFUSED_BYTES_MAX: u64 = 4 * KIB;
+/// The same where bytes are sent until the connection is closed: what its buffers hold. Bytes.
+pub const BUFFERED_MAX: u64 = MIB;
+pub const KIB: u64 = 1024;
+pub const MIB: u64 = 1024 * KIB;
 
 /// Gives sources up that are silent for two seconds.
 pub const IMPATIENT: &str = "base: {sourceIdleTimeout: 2s}\n";
@@ -44,6 +50,8 @@ pub struct Case {
     pub configuration: &'static str,
     /// How many times the content may be sent, where buffers decide how much is.
     pub sent_at_most: Option<f64>,
+    /// How much may be sent, heads and all, where that is refused. Bytes; `None` where it goes on until the timeout.
+    pub refused_within: Option<u64>,
 }
 
 /// A source of a small file.
@@ -60,6 +68,7 @@ pub fn case(what: impl Into<String>, script: impl Fn(&Asked) -> Vec<Act> + Send 
         before: None,
         configuration: "",
         sent_at_most: None,
+        refused_within: Some(REFUSED_BYTES_MAX),
     }
 }
 
@@ -99,6 +108,14 @@ impl Case {
 
     pub fn sending_at_most(self, times: f64) -> Self {
         Self { sent_at_most: Some(times), ..self }
+    }
+
+    pub fn refused_within(self, bytes: u64) -> Self {
+        Self { refused_within: Some(bytes), ..self }
+    }
+
+    pub fn refused_by_timeout(self) -> Self {
+        Self { refused_within: None, ..self }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::answers::{ETAG, answer, last_answer, small_file, whole};
-use super::case::{Case, Group, IMPATIENT, case, small};
+use super::case::{BUFFERED_MAX, Case, Group, IMPATIENT, KIB, case, small};
 use crate::harness::origin::scripted::Act;
 
 /// Shorter than the timeout of a service that is impatient.
@@ -76,13 +76,16 @@ fn codings() -> Vec<Case> {
 
 fn sizes() -> Vec<Case> {
     vec![
-        case("has a header of 100 KiB", |_| whole(&format!("X: {}\r\n", "x".repeat(100 * 1024)), small())),
-        case("has a header of 1 MiB", |_| whole(&format!("X: {}\r\n", "x".repeat(1024 * 1024)), small())),
+        case("has a header of 100 KiB", |_| whole(&format!("X: {}\r\n", "x".repeat(100 * 1024)), small()))
+            .refused_within(128 * KIB),
+        case("has a header of 1 MiB", |_| whole(&format!("X: {}\r\n", "x".repeat(1024 * 1024)), small()))
+            .refused_within(BUFFERED_MAX),
         case("has 90 headers", |_| whole(&"X: x\r\n".repeat(90), small())),
-        case("has 10,000 headers", |_| whole(&"X: x\r\n".repeat(10_000), small())),
+        case("has 10,000 headers", |_| whole(&"X: x\r\n".repeat(10_000), small())).refused_within(128 * KIB),
         case("has headers without end", |_| {
             vec![Act::say("HTTP/1.1 200 OK\r\n"), Act::SayForever(Bytes::from("X: x\r\n".repeat(1000)))]
-        }),
+        })
+        .refused_within(BUFFERED_MAX),
         case("has an ETag of 10 KiB", |_| whole(&format!("ETag: \"{}\"\r\n", "x".repeat(10 * 1024)), small())),
         case("has an ETag of bytes that are no text", |_| {
             let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: \"\xff\"\r\n\r\n";
@@ -127,7 +130,8 @@ pub fn answers() -> Group {
         case("says 100 again and again, and nothing else", |_| {
             vec![Act::SayForever(Bytes::from("HTTP/1.1 100 Continue\r\n\r\n".repeat(100)))]
         })
-        .under(IMPATIENT),
+        .under(IMPATIENT)
+        .refused_by_timeout(),
         case("answers twice", |_| {
             let second = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n{ETAG}\r\nabc");
             [small_file(), vec![Act::say(second)]].concat()

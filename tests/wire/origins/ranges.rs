@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 
-use super::answers::{BROKEN_OFF_AFTER, ETAG, answer, as_asked, bare, breaking_off, part, rest, small_file, whole};
+use super::answers::{
+    BROKEN_OFF_AFTER, ETAG, answer, as_asked, bare, breaking_off, long_refusal, part, refusal, rest, small_file, whole,
+};
 use super::case::{Case, Group, case, long, small};
+use super::redirects::METADATA;
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::pieces::{PIECE_CONTENT, other_content};
@@ -80,7 +83,8 @@ fn told_otherwise() -> Vec<Case> {
 }
 
 fn refused() -> Vec<Case> {
-    let status = |what: &str, status: &'static str, headers: &'static str| again(what, ETAG, move |_, _| bare(status, headers));
+    let status =
+        |what: &str, status: &'static str, headers: &'static str| again(what, ETAG, move |_, _| refusal(status, headers));
     vec![
         status("says that there is no such range", "416 Range Not Satisfiable", "Content-Range: bytes */6000000\r\n"),
         status(
@@ -88,12 +92,16 @@ fn refused() -> Vec<Case> {
             "416 Range Not Satisfiable",
             "Content-Range: bytes */4194299\r\n",
         ),
-        status("has nothing new to say (304)", "304 Not Modified", ETAG),
+        again("has nothing new to say (304)", ETAG, |_, _| bare("304 Not Modified", ETAG)),
         status("has the file no more (404)", "404 Not Found", ""),
+        again("has the file no more (404), but a page of 1 GiB", ETAG, |_, _| long_refusal("404 Not Found")).sending_at_most(1.0),
+        again("leads to where it may not be fetched from (302)", ETAG, |_, _| {
+            bare("302 Found", &format!("Location: {}\r\n", METADATA[0]))
+        }),
         status("wants credentials now (401)", "401 Unauthorized", ""),
         status("denies it now (403)", "403 Forbidden", ""),
         again("cannot now, and then can (503)", ETAG, |asked, _| match asked.number {
-            1 => bare("503 Service Unavailable", ""),
+            1 => refusal("503 Service Unavailable", ""),
             _ => as_asked(asked, ETAG),
         }),
         status("cannot any more (503)", "503 Service Unavailable", ""),

@@ -1,7 +1,9 @@
 //! Redirects: where they lead, and where they may not.
 
+use std::net::Ipv4Addr;
+
 use super::answers::{bare, small_file};
-use super::case::{Case, Group, case, small};
+use super::case::{Case, Group, KIB, case, small};
 use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::origin::tls::self_signed_acceptor;
@@ -14,7 +16,9 @@ pub const METADATA: [&str; 5] = [
     "http://0xa9fea9fe/latest/meta-data/",
     "http://[fe80::1]/",
 ];
-const DENYING: &str = "base: {source: {deny: ['*.internal.example', localhost]}}\n";
+const DENYING: &str = "base: {source: {deny: ['*.internal.example', 127.0.0.1, '::1']}}\n";
+/// On loopback, and none that `localhost` resolves to.
+const NOT_LOCALHOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 pub fn group() -> Group {
     let cases = [followed(), chains(), forbidden(), broken()].into_iter().flatten().collect();
@@ -34,33 +38,65 @@ fn followed() -> Vec<Case> {
     let statuses = ["301 Moved Permanently", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"];
     let mut cases: Vec<Case> =
         statuses.into_iter().map(|status| leading(&format!("moved, {status}"), status, "/moved")).collect();
-    cases.extend([
-        leading("moved, to a relative place", "302 Found", "moved?a=b"),
-        case("moved to another port or host: it is not given the headers with credentials", |asked| {
-            to("302 Found", &format!("http://{}/file", asked.elsewhere))
-        })
-        .elsewhere(|asked| match (asked.header("authorization"), asked.header("cookie"), asked.header("x-harmless")) {
-            (None, None, Some(_)) => small_file(),
-            _ => bare("400 Bad Request", ""),
-        })
-        .asked(|wanted| {
-            let headers = ["Authorization: Bearer secret", "Cookie: a=secret", "X-Harmless: yes"].map(str::to_owned);
-            Wanted { headers: headers.into(), ..wanted }
-        }),
-        case("moved from https to http", |asked| to("302 Found", &format!("http://{}/file", asked.elsewhere)))
-            .tls(self_signed_acceptor())
-            .elsewhere(|_| small_file())
-            .asked(|wanted| Wanted { insecure: true, ..wanted }),
-        case("moved within the same host: it is given the headers with credentials again", |asked| {
-            match (asked.target(), asked.header("authorization")) {
-                ("/file", Some(_)) => to("302 Found", "/moved"),
-                (_, Some(_)) => small_file(),
-                (_, None) => bare("401 Unauthorized", ""),
-            }
-        })
-        .asked(|wanted| Wanted { headers: vec!["Authorization: Bearer secret".to_owned()], ..wanted }),
-    ]);
+    cases.extend([leading("moved, to a relative place", "302 Found", "moved?a=b")]);
+    cases.extend(with_credentials());
     cases
+}
+
+/// What a source is given of the headers with credentials.
+fn given(asked: &Asked) -> (Option<&str>, Option<&str>) {
+    (asked.header("authorization"), asked.header("cookie"))
+}
+
+/// Has the file for whoever comes with all headers but those with credentials.
+fn file_without_credentials(asked: &Asked) -> Vec<Act> {
+    match (given(asked), asked.header("x-harmless")) {
+        ((None, None), Some(_)) => small_file(),
+        _ => bare("400 Bad Request", ""),
+    }
+}
+
+fn with_credentials() -> Vec<Case> {
+    /// Leads there whoever comes with credentials.
+    fn leading_on(asked: &Asked, location: &str) -> Vec<Act> {
+        match given(asked) {
+            (Some("Bearer secret"), Some("a=secret")) => to("302 Found", location),
+            _ => bare("401 Unauthorized", ""),
+        }
+    }
+    let cases = [
+        case("moved to another port: it is not given the headers with credentials", |asked| {
+            leading_on(asked, &format!("http://{}/file", asked.elsewhere))
+        })
+        .elsewhere(file_without_credentials),
+        case("moved to another host at the same port: it is not given the headers with credentials", |asked| {
+            match asked.target() {
+                "/file" => leading_on(asked, &format!("http://localhost:{}/moved", asked.elsewhere.port())),
+                _ => file_without_credentials(asked),
+            }
+        }),
+        case("moved from https to http: it is not given the headers with credentials", |asked| {
+            leading_on(asked, &format!("http://{}/file", asked.elsewhere))
+        })
+        .tls(self_signed_acceptor())
+        .elsewhere(file_without_credentials)
+        .asked(|wanted| Wanted { insecure: true, ..wanted }),
+        case("moved within the same host: it is given the headers with credentials again", |asked| {
+            match (asked.target(), given(asked)) {
+                ("/file", _) => leading_on(asked, "/moved"),
+                (_, (Some("Bearer secret"), Some("a=secret"))) => small_file(),
+                _ => bare("401 Unauthorized", ""),
+            }
+        }),
+    ];
+    let headers = ["Authorization: Bearer secret", "Cookie: a=secret", "X-Harmless: yes"].map(str::to_owned);
+    cases
+        .into_iter()
+        .map(|case| {
+            let (asking, headers) = (case.asking.clone(), headers.to_vec());
+            case.asked(move |wanted| Wanted { headers: headers.clone(), ..asking(wanted) })
+        })
+        .collect()
 }
 
 /// Leads from `/file` on to `/1`, `/2` and so on.
@@ -83,9 +119,16 @@ fn forbidden() -> Vec<Case> {
         .into_iter()
         .map(|forbidden| leading(&format!("redirects to where clouds keep metadata, {forbidden}"), "302 Found", forbidden))
         .collect();
-    cases.push(
-        leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file").under(DENYING),
-    );
+    cases.extend([
+        leading("redirects to a host that source.deny names", "302 Found", "http://db.internal.example/file")
+            .on(NOT_LOCALHOST)
+            .under(DENYING),
+        case("redirects to a name whose every address source.deny names", |asked| {
+            to("302 Found", &format!("http://localhost:{}/file", asked.elsewhere.port()))
+        })
+        .on(NOT_LOCALHOST)
+        .under(DENYING),
+    ]);
     for scheme in ["ftp://127.0.0.1/file", "file:///etc/passwd", "gopher://127.0.0.1/", "data:text/plain,abc"] {
         let shown = scheme.split(':').next().unwrap_or_default();
         cases.push(leading(&format!("redirects to {shown}:"), "302 Found", scheme));
@@ -108,7 +151,8 @@ fn broken() -> Vec<Case> {
         case("redirects to a URL of 100,000 characters", |asked| match asked.target() {
             "/file" => to("302 Found", &format!("/{}", "x".repeat(100_000))),
             _ => small_file(),
-        }),
+        })
+        .refused_within(128 * KIB),
         case("redirects to a URL with user and password", |asked| match asked.header("authorization") {
             None if asked.target() == "/file" => to("302 Found", &format!("http://user:pass@{}/moved", asked.elsewhere)),
             None => bare("401 Unauthorized", ""),

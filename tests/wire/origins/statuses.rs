@@ -1,7 +1,7 @@
 //! Statuses instead of a file.
 
-use super::answers::{bare, small_file};
-use super::case::{Case, Group, case};
+use super::answers::{bare, long_refusal, refusal, small_file};
+use super::case::{BUFFERED_MAX, Case, Group, case};
 use crate::harness::origin::scripted::Act;
 
 const STATUSES: [&str; 31] = [
@@ -37,26 +37,42 @@ const STATUSES: [&str; 31] = [
     "599 ",
     "999 ",
 ];
+/// Before a client that registers is told that the source cannot.
+const ATTEMPTS: u64 = 3;
 
 pub fn group() -> Group {
-    let mut cases: Vec<Case> =
-        STATUSES.into_iter().map(|status| case(format!("answers {}", status.trim()), |_| bare(status, ""))).collect();
+    let always = |what: &str, status: &'static str, headers: &'static str| case(what, move |_| refusal(status, headers));
     let once = |what: &str, status: &'static str, headers: &'static str| {
-        case(what, move |asked| if asked.number == 0 { bare(status, headers) } else { small_file() })
+        case(what, move |asked| if asked.number == 0 { refusal(status, headers) } else { small_file() })
     };
+    let mut cases: Vec<Case> = STATUSES
+        .into_iter()
+        .map(|status| {
+            case(format!("answers {}", status.trim()), |_| if has_body(status) { refusal(status, "") } else { bare(status, "") })
+        })
+        .collect();
     cases.extend([
-        once("answers 503 once", "503 Service Unavailable", ""),
-        once("answers 503 once, with Retry-After: 1", "503 Service Unavailable", "Retry-After: 1\r\n"),
-        once("answers 429 once, with Retry-After: 1", "429 Too Many Requests", "Retry-After: 1\r\n"),
-        case("answers 503 always, with Retry-After: 1", |_| bare("503 Service Unavailable", "Retry-After: 1\r\n")),
-        case("answers 503 always, with a Retry-After that is none", |_| bare("503 Service Unavailable", "Retry-After: soon\r\n")),
-        case("answers 503 always, with a Retry-After of years", |_| {
-            bare("503 Service Unavailable", "Retry-After: 99999999999\r\n")
-        }),
-        case("answers 401 and says what it wants", |_| bare("401 Unauthorized", "WWW-Authenticate: Basic realm=\"r\"\r\n")),
+        case("answers 404, with a page of 1 GiB", |_| long_refusal("404 Not Found")).refused_within(BUFFERED_MAX),
+        case("answers 503 always, with a page of 1 GiB", |_| long_refusal("503 Service Unavailable"))
+            .refused_within(ATTEMPTS * BUFFERED_MAX),
+        once("answers 503 once", "503 Service Unavailable", "").sending_at_most(2.0),
+        once("answers 503 once, with Retry-After: 1", "503 Service Unavailable", "Retry-After: 1\r\n").sending_at_most(2.0),
+        once("answers 429 once, with Retry-After: 1", "429 Too Many Requests", "Retry-After: 1\r\n").sending_at_most(2.0),
+        once("answers 500 once, with Retry-After: 1", "500 Internal Server Error", "Retry-After: 1\r\n").sending_at_most(2.0),
+        always("answers 503 always, with Retry-After: 1", "503 Service Unavailable", "Retry-After: 1\r\n"),
+        always("answers 429 always, with Retry-After: 1", "429 Too Many Requests", "Retry-After: 1\r\n"),
+        always("answers 500 always, with Retry-After: 1", "500 Internal Server Error", "Retry-After: 1\r\n"),
+        always("answers 503 always, with a Retry-After that is none", "503 Service Unavailable", "Retry-After: soon\r\n"),
+        always("answers 503 always, with a Retry-After of years", "503 Service Unavailable", "Retry-After: 99999999999\r\n"),
+        always("answers 401 and says what it wants", "401 Unauthorized", "WWW-Authenticate: Basic realm=\"r\"\r\n"),
         case("answers 101 unasked", |_| {
             vec![Act::say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")]
         }),
     ]);
     Group { title: "Statuses", cases }
+}
+
+/// Whether an answer with this status may have a body.
+fn has_body(status: &str) -> bool {
+    !["204", "205", "304"].iter().any(|bodiless| status.starts_with(bodiless))
 }

@@ -1,17 +1,19 @@
 //! A source that follows a script, byte by byte.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use super::{CHUNK_BYTES, SEND_BUFFER_BYTES};
+use super::SEND_BUFFER_BYTES;
+use crate::harness::eventually;
 
 /// A request is no longer. Bytes.
 const REQUEST_MAX_BYTES: usize = 256 * 1024;
@@ -22,11 +24,11 @@ pub type Script = Arc<dyn Fn(&Asked) -> Vec<Act> + Send + Sync>;
 /// One thing that a source does on a connection.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Bytes that are no part of a body.
+    /// Bytes that are no part of a body, and are counted by themselves.
     Say(Bytes),
     /// The same again and again.
     SayForever(Bytes),
-    /// Bytes of a body, which are counted.
+    /// Bytes of a body.
     Send(Bytes),
     /// The same bytes of a body again and again.
     SendForever(Bytes),
@@ -77,12 +79,16 @@ impl Asked {
     }
 }
 
-/// What was asked of a source, and what it sent.
+/// What was asked of a source, and what it handed to its sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
     pub requests: usize,
-    /// Bytes of bodies that were handed to the socket.
+    /// Requests about which there is nothing more to do: all was done, or the other side has gone.
+    pub requests_over: usize,
+    /// Bytes of bodies.
     pub body_bytes: u64,
+    /// All other bytes: heads, and what is around chunks.
+    pub said_bytes: u64,
 }
 
 /// The source. It goes when this is dropped.
@@ -114,6 +120,11 @@ impl Scripted {
 
     pub fn sent(&self) -> Sent {
         lock(&self.sent).clone()
+    }
+
+    /// What it has sent once there is nothing more to do: whoever it still sends to has taken all or gone away.
+    pub async fn sent_at_rest(&self) -> Sent {
+        eventually("every request is over", async || Some(self.sent()).filter(|sent| sent.requests == sent.requests_over)).await
     }
 }
 
@@ -168,26 +179,45 @@ impl Stage {
                 sent.requests - 1
             };
             let asked = Asked { number, head, elsewhere: self.elsewhere };
-            for act in (self.script)(&asked) {
-                match act {
-                    Act::Close => return stream.shutdown().await,
-                    Act::Vanish => return Ok(()),
-                    act => self.act(&mut stream, act).await?,
-                }
+            let answered = self.answer(&mut stream, &asked).await;
+            lock(&self.sent).requests_over += 1;
+            if answered?.is_break() {
+                break;
             }
         }
         Ok(())
     }
 
+    /// Does all there is to do about a request. It breaks where the connection ends with it.
+    async fn answer(
+        &mut self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        asked: &Asked,
+    ) -> std::io::Result<ControlFlow<()>> {
+        for act in (self.script)(asked) {
+            match act {
+                Act::Close => {
+                    stream.shutdown().await?;
+                    return Ok(ControlFlow::Break(()));
+                }
+                Act::Vanish => return Ok(ControlFlow::Break(())),
+                act => self.act(stream, act).await?,
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     async fn act(&mut self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin), act: Act) -> std::io::Result<()> {
+        let said = |sent: &mut Sent, bytes| sent.said_bytes += bytes;
+        let body = |sent: &mut Sent, bytes| sent.body_bytes += bytes;
         match act {
-            Act::Say(bytes) => stream.write_all(&bytes).await?,
+            Act::Say(bytes) => self.hand_over(stream, bytes, said).await?,
             Act::SayForever(bytes) => loop {
-                stream.write_all(&bytes).await?;
+                self.hand_over(stream, bytes.clone(), said).await?;
             },
-            Act::Send(bytes) => self.send(stream, &bytes).await?,
+            Act::Send(bytes) => self.hand_over(stream, bytes, body).await?,
             Act::SendForever(bytes) => loop {
-                self.send(stream, &bytes).await?;
+                self.hand_over(stream, bytes.clone(), body).await?;
             },
             Act::Wait => {
                 // It ends with the source at the latest.
@@ -203,10 +233,19 @@ impl Stage {
         stream.flush().await
     }
 
-    async fn send(&self, stream: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> std::io::Result<()> {
-        for chunk in bytes.chunks(CHUNK_BYTES) {
-            stream.write_all(chunk).await?;
-            lock(&self.sent).body_bytes += chunk.len() as u64;
+    /// Counts every byte that the socket takes, also of what it does not take to its end.
+    async fn hand_over(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        mut bytes: Bytes,
+        count: impl Fn(&mut Sent, u64),
+    ) -> std::io::Result<()> {
+        while bytes.has_remaining() {
+            let taken = stream.write_buf(&mut bytes).await?;
+            if taken == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            count(&mut lock(&self.sent), taken as u64);
         }
         Ok(())
     }
