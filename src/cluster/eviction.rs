@@ -189,8 +189,7 @@ impl Cluster {
     }
 
     /// Whether the disk has room for so many bytes more, or would have if what nobody uses went: a file that cannot become
-    /// whole would only keep everything else from the disk, the database included. Nothing goes for it yet, because not
-    /// everything that is announced comes.
+    /// whole would only keep everything else from the disk, the database included, again and again. Nothing goes for it yet.
     pub(super) async fn check_room_on_disk(&self, needed: u64) -> Result<(), LedgerError> {
         if needed < LOOKED_FOR_FROM_BYTES {
             return Ok(());

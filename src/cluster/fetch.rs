@@ -388,7 +388,6 @@ impl Ledger for CellLedger<'_> {
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
         let size = PieceSize::for_length(length);
         let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
-        self.cluster.check_room_on_disk(needed.unwrap_or_default()).await?;
         // Held until this file counts: two that fit one by one may not fit together.
         let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
         let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;

@@ -182,15 +182,23 @@ async fn what_a_kill_leaves_of_an_unfinished_piece_takes_no_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_no_disk_holds_is_refused_before_it_is_fetched() {
-    let (origin, service) = (Origin::start().await, Service::start().await);
+async fn a_file_that_no_disk_holds_is_not_fetched_again() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
     // 8 TiB: half of what a file may have.
     let file = File { announced_length: Some(8 << 40), ending: Ending::StallsAfter(1_000_000), ..File::new(vec![0; 1_000_001]) };
     let url = origin.put("large", file);
     let client = Client::start(&Release::GO_1_0_6).await;
-    let answer = client.register(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
-    assert!(answer.code != 200 && answer.msg.contains("the supernode has no room for this file: 8796"), "{answer}");
-    assert_eq!(stored_bytes(&service), 0, "something of it was written");
+    let register = async |service: &Service| {
+        client.register(service.api(), &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"))
+    };
+    assert_eq!(register(&service).await.code, 200, "once it is taken at its word");
+    service.kill9();
+    let requests_before = origin.record("large").0.len();
+    service.restart().await;
+    let answer = eventually("it is refused", async || Some(register(&service).await).filter(|answer| answer.code != 200)).await;
+    assert_eq!(answer.code, SOURCE_FAIL, "{answer}");
+    assert!(answer.msg.contains("the supernode has no room for this file: 8796"), "{answer}");
+    assert_eq!((stored_bytes(&service), origin.record("large").0.len()), (0, requests_before), "it was begun again");
     let small = download(&service, &origin.put("small", File::new("abc"))).await;
     assert_eq!(small.content, "abc");
 }
