@@ -153,7 +153,7 @@ impl Cluster {
 
     /// Makes the file go of a download for which the disk has no room: it is in the way of everything else, the database
     /// included. Its pieces are recorded as lost before, while nobody else may begin to fetch them. Where the source was here
-    /// whole, what is left of it stays: few pieces are missing, and clients have been told of all.
+    /// whole, what is left of it stays: clients have been told that all of it is here.
     async fn give_up_file(&self, cell: &Cell, generation: Generation) {
         loop {
             let Ok(room) = self.committer.room().await else { return };
