@@ -259,6 +259,8 @@ impl Cluster {
         let preheat = job.now.lock().preheat.clone();
         let host = HostKey::of(&preheat.source.raw_url);
         let resolved = match &preheat.kind {
+            // It was taken by a service that kept bytes.
+            _ if self.config().cdn_pattern == CdnPattern::Source => Err(CallError::NothingKept.to_string()),
             _ if preheat.source.headers_left_out => {
                 Err("its request headers were left out of the snapshot that this home was restored from".to_owned())
             }
@@ -340,10 +342,6 @@ impl Cluster {
 
     /// Fetches all that there is to fetch. What can be fetched is, even where something cannot.
     async fn warm_all(self: &Arc<Self>, job: &Job, preheat: &Preheat) -> Result<(), String> {
-        // It was taken by a service that kept bytes.
-        if self.config().cdn_pattern == CdnPattern::Source {
-            return Err(CallError::NothingKept.to_string());
-        }
         tracing::info!(preheat = %preheat.id, url = %crate::domain::task::redacted_url(&preheat.source.raw_url), "preheating");
         let children = {
             let mut stage = job.now.lock();
