@@ -178,10 +178,10 @@ async fn receive(body: &mut Body<'_>, to_cut: mpsc::Sender<Part>) -> Result<(), 
 }
 
 /// A client that knows the content's md5 is never given the last piece of anything else.
-pub(super) fn check_md5(spec: &TaskSpec, hash: &Md5) -> Result<(), FetchError> {
+pub(super) fn check_md5(spec: &TaskSpec, hash: &Md5) -> Result<Md5Digest, FetchError> {
     let found = Md5Digest(hash.digest());
     match &spec.md5 {
         Some(expected) if *expected != found.to_string() => Err(FetchError::Md5 { found, expected: expected.clone() }),
-        _ => Ok(()),
+        _ => Ok(found),
     }
 }

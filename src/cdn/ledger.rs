@@ -1,6 +1,6 @@
 //! What the worker is told by whoever keeps its findings: the contract, not a keeper.
 
-use crate::domain::{PieceDigest, PieceNumber, PieceSize, Validators};
+use crate::domain::{Md5Digest, PieceDigest, PieceNumber, PieceSize, Validators};
 use crate::pieces::Slot;
 
 /// Keeps what the worker finds out. Every method that waits returns once it is durable.
@@ -13,6 +13,13 @@ pub trait Ledger: Send + Sync {
         length: Option<u64>,
         validators: Validators,
     ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
+    /// The source has answered for the first time, and all of its content, too small for a file, came with that.
+    fn answered_whole(
+        &self,
+        content: &[u8],
+        md5: Md5Digest,
+        validators: Validators,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// So many more bytes of a piece are about to be written.
     fn storing(&self, bytes: usize) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// What was about to be written is stored by now, or will not be.

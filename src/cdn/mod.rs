@@ -24,13 +24,16 @@ mod throttle;
 mod turns;
 mod usage;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::domain::piece::SMALL_CONTENT_MAX_BYTES;
 use crate::domain::{Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, TaskSpec, Validators};
 use crate::origin::{self, Answer, Freshness, OriginError, Part, Source};
-use crate::pieces::{PieceBytes, PieceFileError, Repository};
+use crate::pieces::{Md5, PieceBytes, PieceFileError, Repository};
 pub use bodies::BodiesMax;
 use bodies::{Kind, Size, Taken};
 use body::Body;
@@ -49,6 +52,9 @@ pub use turns::{GaveWay, Turns, TurnsMax};
 /// How long a source that has answered is kept waiting, its body unread, before it is asked again instead. Servers close
 /// connections that take nothing; many do after 10 s.
 const KEPT_WAITING_MAX: Duration = Duration::from_secs(2);
+/// How long registrations wait for a small content once its source has answered. Mostly it comes with the head, and is then
+/// one change of the database instead of three.
+const WITH_HEAD_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Where a download begins: at nothing, or at what an earlier process stored.
 #[derive(Debug)]
@@ -167,20 +173,31 @@ impl Worker {
         }
     }
 
-    /// What the source answers, with a place to take the body; `None` where it has nothing after what is stored.
+    /// Asks until the source has answered and there is a place to take its body; breaks where all of it is here already.
     async fn answer_and_place<'p>(
         &self,
         spec: &TaskSpec,
         visit: &Visit<'p>,
         download: &mut Download,
         ledger: &impl Ledger,
-    ) -> Result<Option<(Answer, Known, Taken<'p>)>, FetchError> {
+    ) -> Result<ControlFlow<Fetched, (Answer, Known, Taken<'p>)>, FetchError> {
         let mut held: Option<Taken<'p>> = None;
         loop {
-            let Some(answer) = self.ask(spec, visit, download, ledger).await? else {
+            let Some(mut answer) = self.ask(spec, visit, download, ledger).await? else {
                 // It had something a moment ago.
-                return if held.is_some() { Err(OriginError::Changed.into()) } else { Ok(None) };
+                if held.is_some() {
+                    return Err(OriginError::Changed.into());
+                }
+                // The process before this one stored the last byte, and only did not come to know that it was.
+                check_md5(spec, &download.hash)?;
+                return Ok(ControlFlow::Break(download.fetched()));
             };
+            if download.known.is_none()
+                && let Some((content, md5)) = self.content_with_head(spec, &mut answer).await
+            {
+                ledger.answered_whole(&content, md5, answer.validators).await?;
+                return Ok(ControlFlow::Break(Fetched { md5, length: content.len() as u64 }));
+            }
             let known = download.learn(&answer, ledger).await?;
             let length = known.length.or(download.told_length);
             let size = Size::of(length.map(|length| length.saturating_sub(answer.start)));
@@ -188,13 +205,26 @@ impl Worker {
             // Asked again, it may send more than it said at first.
             let fitting = held.take().filter(|place| place.size() >= size);
             if let Some(place) = fitting.or_else(|| visit.try_body(kind)) {
-                return Ok(Some((answer, known, place)));
+                return Ok(ControlFlow::Continue((answer, known, place)));
             }
             match wait_for_place(visit, kind, answer).await {
-                (place, Some(answer)) => return Ok(Some((answer, known, place))),
+                (place, Some(answer)) => return Ok(ControlFlow::Continue((answer, known, place))),
                 (place, None) => held = Some(place),
             }
         }
+    }
+
+    /// The content of a small source, where it comes with the head, is what a client expects, and nobody has to wait for the
+    /// bandwidth.
+    async fn content_with_head(&self, spec: &TaskSpec, answer: &mut Answer) -> Option<(Bytes, Md5Digest)> {
+        let length = answer.length.filter(|length| *length <= SMALL_CONTENT_MAX_BYTES)?;
+        let coming = tokio::time::timeout(WITH_HEAD_TIMEOUT, answer.peek()).await.ok()?;
+        let content = coming.filter(|bytes| bytes.len() as u64 == length)?.clone();
+        let mut hash = Md5::new();
+        hash.update(&content);
+        let md5 = check_md5(spec, &hash).ok()?;
+        let task_rate = self.flow.limits().task_rate_bytes_per_s;
+        self.flow.throttle.try_take(length, task_rate).then_some((content, md5))
     }
 
     /// One request and its body.
@@ -205,10 +235,9 @@ impl Worker {
         download: &mut Download,
         ledger: &impl Ledger,
     ) -> Result<Fetched, FetchError> {
-        let Some((mut answer, known, taking)) = self.answer_and_place(spec, visit, download, ledger).await? else {
-            // The process before this one stored the last byte, and only did not come to know that it was.
-            check_md5(spec, &download.hash)?;
-            return Ok(download.fetched());
+        let (mut answer, known, taking) = match self.answer_and_place(spec, visit, download, ledger).await? {
+            ControlFlow::Continue(coming) => coming,
+            ControlFlow::Break(fetched) => return Ok(fetched),
         };
         let length = known.length.or(download.told_length);
         let mut body = Body::new(&mut answer, &self.flow, taking, known.piece_size, length);

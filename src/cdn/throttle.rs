@@ -64,6 +64,23 @@ impl Throttle {
         }
     }
 
+    /// Takes so many bytes if nobody has to wait for them, who may have a rate of its own (0 for no limit); tells whether
+    /// they were taken.
+    pub fn try_take(&self, bytes: u64, own_rate_bytes_per_s: u64) -> bool {
+        if bytes > turn_bytes(own_rate_bytes_per_s) {
+            return false;
+        }
+        let rate = self.rate_bytes_per_s.load(Ordering::Relaxed);
+        let mut account = self.account.lock();
+        if rate > 0 && account.paid_until > Instant::now() {
+            return false;
+        }
+        if rate > 0 {
+            account.take(bytes, rate);
+        }
+        true
+    }
+
     /// Returns when so many more bytes are within the rate, and within that of the one who takes them (0 for no limit),
     /// which may change meanwhile.
     pub async fn take(&self, bytes: u64, own: &mut Account, own_rate_bytes_per_s: impl Fn() -> u64) {

@@ -123,6 +123,8 @@ pub struct Inner {
     /// The use that is noted on the disk.
     pub marked: Moment,
     pub validated: Validated,
+    /// The ticket of its content, where that is in the database: nobody reads it there before.
+    content_ticket: u64,
     /// The ticket of the latest change: what any answer about this task may speak of.
     last_ticket: u64,
 }
@@ -150,6 +152,7 @@ impl Cell {
             awaited_for: Duration::ZERO,
             marked: now,
             validated: Validated::now(now),
+            content_ticket: 0,
             last_ticket: 0,
         };
         Self {
@@ -229,6 +232,18 @@ impl Inner {
         let ticket = room.submit(std::mem::take(&mut effects.changes), self.last_ticket);
         self.last_ticket = self.last_ticket.max(ticket.number());
         ticket
+    }
+
+    /// The same for changes by which a small content comes into the database.
+    pub fn submit_content(&mut self, room: Room, effects: &mut Effects) -> Ticket {
+        let ticket = self.submit(room, effects);
+        self.content_ticket = ticket.number();
+        ticket
+    }
+
+    /// The ticket of a content in the database that can be read there once it is durable.
+    pub const fn content_ticket(&self) -> u64 {
+        self.content_ticket
     }
 
     /// What the client should do now.

@@ -98,6 +98,10 @@ impl Cluster {
                 Look::Everything => swarm.stored_pieces().map(|(piece, digest)| Check::Content(piece, digest)).collect(),
             };
             let status = swarm.status().clone();
+            // Nobody was told of a content that is on its way into the database.
+            if !self.committer.is_durable(inner.content_ticket()) {
+                checks.clear();
+            }
             checks.retain(|check| inner.looking.insert(check.piece()));
             if checks.is_empty() {
                 return Ok(());

@@ -50,8 +50,13 @@ impl Cluster {
                 return Err(Unreadable::NotKept);
             }
             let total = status.file_length();
-            if range.is_none() && !swarm.is_whole() {
+            // A content on its way into the database is here for nobody: a crash may still take it back.
+            let is_coming = !self.committer.is_durable(inner.content_ticket());
+            if range.is_none() && (is_coming || !swarm.is_whole()) {
                 return Err(Unreadable::Incomplete);
+            }
+            if is_coming {
+                return Err(Unreadable::NotThere { total });
             }
             let (first, wanted_last) = range.unwrap_or((0, u64::MAX));
             let slot = u64::from(piece_size.bytes());

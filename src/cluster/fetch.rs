@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cell::{Cell, Fetching, Probe};
+use parking_lot::MutexGuard;
+use tokio::sync::SemaphorePermit;
+
+use super::cell::{Cell, Fetching, Inner, Probe};
 use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
 use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
 use crate::domain::{
-    CdnPattern, Change, Failure, Fault, Generation, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec, TaskStatus,
-    Validators,
+    CdnPattern, Change, Failure, Fault, Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec,
+    TaskStatus, Validators,
 };
 use crate::origin::OriginError;
 use crate::pieces::Slot;
+use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
 
@@ -380,42 +384,103 @@ struct CellLedger<'a> {
     cell: &'a Arc<Cell>,
 }
 
+impl<'a> CellLedger<'a> {
+    fn live(&self) -> Result<MutexGuard<'a, Inner>, LedgerError> {
+        self.cell.live().map_err(|_| LedgerError::Stopping)
+    }
+
+    /// Room for a file of this length, held until it counts: two that fit one by one may not fit together. And room for a
+    /// change of the database.
+    async fn room_for(&self, length: Option<u64>) -> Result<(Option<SemaphorePermit<'a>>, Room), LedgerError> {
+        let size = PieceSize::for_length(length);
+        let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
+        let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
+        Ok((turn, self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?))
+    }
+
+    fn tell(&self, inner: &mut Inner, event: Event, effects: &mut Effects) -> Result<(), LedgerError> {
+        inner.swarm.handle(self.cluster.now(), event, effects).map_err(|_| LedgerError::Contradiction)
+    }
+
+    /// Takes in what the source's first answer says, and tells the size of the task's pieces.
+    fn take_answer(
+        &self,
+        inner: &mut Inner,
+        length: Option<u64>,
+        validators: Validators,
+        effects: &mut Effects,
+    ) -> Result<PieceSize, LedgerError> {
+        let before = inner.swarm.status();
+        // A client that was told a piece size keeps it, whatever the length turns out to be.
+        let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
+        let status = TaskStatus {
+            generation: before.generation,
+            pattern: before.pattern,
+            piece_size,
+            length,
+            validators,
+            state: SourceState::Running,
+        };
+        effects.changes.extend(inner.define());
+        self.tell(inner, Event::SourceAnswered(status), effects)?;
+        inner.put_off.clear();
+        self.cell.probe.send_replace(Probe::Answered);
+        Ok(piece_size)
+    }
+
+    /// Keeps the only piece of a small source in the database.
+    fn keep(&self, inner: &mut Inner, slot: &Slot, effects: &mut Effects) -> Result<(), LedgerError> {
+        let (piece, digest) = (PieceNumber(0), slot.digest());
+        if inner.swarm.digest(piece).is_some_and(|known| known != digest) {
+            return Err(LedgerError::Contradiction);
+        }
+        let (task, generation) = (self.cell.spec.id, inner.swarm.status().generation);
+        effects.changes.push(Change::ContentKept { task, generation, slot: slot.bytes().into() });
+        inner.has_come(digest.slot_len().into());
+        self.tell(inner, Event::PieceStored { piece, digest }, effects)
+    }
+}
+
+async fn durable(ticket: Ticket) -> Result<(), LedgerError> {
+    ticket.durable().await.map_err(|_| LedgerError::Stopping)
+}
+
 impl Ledger for CellLedger<'_> {
     fn authenticating(&self, under_way: bool) {
         self.cell.lock().authenticating = under_way;
     }
 
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
-        let size = PieceSize::for_length(length);
-        let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
-        // Held until this file counts: two that fit one by one may not fit together.
-        let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
-        let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let (turn, room) = self.room_for(length).await?;
         let mut effects = Effects::default();
         let (piece_size, ticket) = {
-            let mut inner = self.cell.live().map_err(|_| LedgerError::Stopping)?;
-            let before = inner.swarm.status();
-            // A client that was told a piece size keeps it, whatever the length turns out to be.
-            let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
-            let status = TaskStatus {
-                generation: before.generation,
-                pattern: before.pattern,
-                piece_size,
-                length,
-                validators,
-                state: SourceState::Running,
-            };
-            effects.changes.extend(inner.define());
-            let event = Event::SourceAnswered(status);
-            inner.swarm.handle(self.cluster.now(), event, &mut effects).map_err(|_| LedgerError::Contradiction)?;
-            inner.put_off.clear();
-            self.cell.probe.send_replace(Probe::Answered);
+            let mut inner = self.live()?;
+            let piece_size = self.take_answer(&mut inner, length, validators, &mut effects)?;
             (piece_size, inner.submit(room, &mut effects))
         };
         drop(turn);
-        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
+        durable(ticket).await?;
         self.cluster.refusals.lock().forget(&self.cell.spec.id);
         Ok(piece_size)
+    }
+
+    async fn answered_whole(&self, content: &[u8], md5: Md5Digest, validators: Validators) -> Result<(), LedgerError> {
+        let length = content.len() as u64;
+        let (turn, room) = self.room_for(Some(length)).await?;
+        let mut effects = Effects::default();
+        let ticket = {
+            let mut inner = self.live()?;
+            let piece_size = self.take_answer(&mut inner, Some(length), validators, &mut effects)?;
+            self.keep(&mut inner, &Slot::wrap(piece_size, content), &mut effects)?;
+            self.tell(&mut inner, Event::SourceFinished { md5, length }, &mut effects)?;
+            inner.submit_content(room, &mut effects)
+        };
+        drop(turn);
+        // Whoever is woken waits for the same ticket before it is answered.
+        self.cell.wake(effects.openings);
+        durable(ticket).await?;
+        self.cluster.refusals.lock().forget(&self.cell.spec.id);
+        Ok(())
     }
 
     async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
@@ -454,21 +519,15 @@ impl Ledger for CellLedger<'_> {
     }
 
     async fn stored_small(&self, slot: Slot) -> Result<(), LedgerError> {
-        let (piece, digest) = (PieceNumber(0), slot.digest());
-        if self.cell.lock().swarm.digest(piece).is_some_and(|known| known != digest) {
-            return Err(LedgerError::Contradiction);
-        }
-        // In the database before anybody is told of it, as a piece of a file is on the disk.
         let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
+        let mut effects = Effects::default();
         let ticket = {
-            let mut inner = self.cell.live().map_err(|_| LedgerError::Stopping)?;
-            let (task, generation) = (self.cell.spec.id, inner.swarm.status().generation);
-            let mut effects = Effects::default();
-            effects.changes.push(Change::ContentKept { task, generation, slot: slot.bytes().into() });
-            inner.submit(room, &mut effects)
+            let mut inner = self.live()?;
+            self.keep(&mut inner, &slot, &mut effects)?;
+            inner.submit_content(room, &mut effects)
         };
-        ticket.durable().await.map_err(|_| LedgerError::Stopping)?;
-        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
+        self.cell.wake(effects.openings);
+        durable(ticket).await
     }
 
     async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {

@@ -126,6 +126,8 @@ pub struct Answer {
     pub to_the_end: bool,
     pub validators: Validators,
     body: Response,
+    /// What was received and nobody has taken.
+    ahead: Option<Result<Option<Bytes>, OriginError>>,
     /// Bytes that the part has, by its own word, and those that came of it.
     part_bytes: Option<u64>,
     part_received: u64,
@@ -134,6 +136,21 @@ pub struct Answer {
 impl Answer {
     /// The next bytes of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, OriginError> {
+        match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.receive().await,
+        }
+    }
+
+    /// The same, which stays the next; `None` also where something went wrong, of which [`Self::chunk`] tells.
+    pub async fn peek(&mut self) -> Option<&Bytes> {
+        if self.ahead.is_none() {
+            self.ahead = Some(self.receive().await);
+        }
+        self.ahead.as_ref()?.as_ref().ok()?.as_ref()
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, OriginError> {
         let chunk = self.body.chunk().await.map_err(|error| OriginError::Broken(BrokenOff::of(&error)))?;
         let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         METRICS.source_bytes.inc_by(bytes);
@@ -486,5 +503,5 @@ fn read_answer(
     let to_the_end = part.last.is_none() || response.status() == StatusCode::OK;
     let part_bytes = content_range.filter(|_| response.status() == StatusCode::PARTIAL_CONTENT);
     let part_bytes = part_bytes.map(|part| (part.last - part.first).saturating_add(1));
-    Ok(Answer { length, start, to_the_end, validators, body: response, part_bytes, part_received: 0 })
+    Ok(Answer { length, start, to_the_end, validators, body: response, ahead: None, part_bytes, part_received: 0 })
 }

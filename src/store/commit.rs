@@ -109,6 +109,11 @@ impl Committer {
         Ok(Room { shared: self.shared.clone(), permit })
     }
 
+    /// Whether everything up to the submission with this number is durable.
+    pub fn is_durable(&self, number: u64) -> bool {
+        self.shared.durable.load(Ordering::Acquire) >= number
+    }
+
     /// Returns once everything that was submitted so far is durable.
     pub async fn settled(&self) -> Result<(), CommitFailed> {
         let latest = {
@@ -119,7 +124,7 @@ impl Committer {
             }
             queue.submitted
         };
-        if self.shared.durable.load(Ordering::Acquire) >= latest {
+        if self.is_durable(latest) {
             return Ok(());
         }
         self.room().await?.submit(Vec::new(), latest).durable().await

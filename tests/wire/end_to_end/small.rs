@@ -1,8 +1,16 @@
 //! Sources that are too small for a file of their own: they lie in the database, and go wherever that goes.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use super::download;
 use super::snapshots::{done, text};
+use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
+use crate::harness::exchange::{self, get};
+use crate::harness::origin::scripted::{Act, Scripted};
 use crate::harness::origin::{File, Origin};
 use crate::harness::pieces::random_content;
 use crate::harness::service::Service;
@@ -32,6 +40,52 @@ async fn small_sources_have_no_files_and_are_served_like_others() {
         let name = url.rsplit('/').next().expect("a name");
         assert_eq!(origin.record(name).0.len(), 1, "{url} was fetched again");
     }
+}
+
+/// Registers a client; tells the task.
+async fn register(service: &Service, url: &str) -> String {
+    let client = Client::start(&Release::GO_1_0_6).await;
+    let answer = client.register(service.api(), &Wanted::url(url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert_eq!(answer.data["fileLength"], 3, "{answer}");
+    answer.data["taskId"].as_str().expect("a task id").to_owned()
+}
+
+async fn status(service: &Service, task: &str) -> String {
+    let told =
+        exchange::call(service.api(), get(&format!("/tasks/{task}"))).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    let told: Value = serde_json::from_slice(&told.body).expect("a task");
+    told["cdnStatus"].as_str().expect("a status").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_that_comes_with_its_head_is_here_once_its_registration_is_answered() {
+    let at_once = |_: &_| vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")];
+    let origin = Scripted::start(Arc::new(at_once), Ipv4Addr::LOCALHOST.into(), None, None).await;
+    let mut service = Service::start().await;
+    let urls: Vec<String> = (0..20).map(|number| format!("http://{}/{number}", origin.address())).collect();
+    for url in &urls {
+        let task = register(&service, url).await;
+        assert_eq!(status(&service, &task).await, "SUCCESS");
+    }
+    service.kill9();
+    service.restart().await;
+    for url in &urls {
+        assert!(download(&service, url).await.content == "abc", "{url}");
+    }
+    assert_eq!(origin.sent().requests, urls.len(), "what was here is fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_that_does_not_come_with_its_head_keeps_no_registration_waiting() {
+    let late = |_: &_| vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"), Act::Wait, Act::Send("abc".into())];
+    let origin = Scripted::start(Arc::new(late), Ipv4Addr::LOCALHOST.into(), None, None).await;
+    let service = Service::start().await;
+    let url = format!("http://{}/file", origin.address());
+    let task = register(&service, &url).await;
+    assert_eq!(status(&service, &task).await, "RUNNING");
+    origin.go_on();
+    assert!(download(&service, &url).await.content == "abc");
+    assert_eq!((status(&service, &task).await.as_str(), origin.sent().requests), ("SUCCESS", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
