@@ -410,8 +410,12 @@ impl Inner {
 
     /// The change that makes the task's definition durable, unless it is.
     pub fn define(&mut self) -> Option<Change> {
-        self.stored = true;
-        (!std::mem::replace(&mut self.defined, true)).then(|| Change::TaskDefined(self.spec.clone()))
+        let stored_before = std::mem::replace(&mut self.stored, true);
+        if std::mem::replace(&mut self.defined, true) {
+            return None;
+        }
+        let spec = self.spec.clone();
+        Some(if stored_before { Change::TaskRedefined(spec) } else { Change::TaskDefined(spec) })
     }
 }
 

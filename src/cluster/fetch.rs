@@ -79,13 +79,13 @@ impl Cluster {
             let opening = self.blocking(move || pieces_on_disk::open(&store, &repository, &task, &status));
             start.bytes = opening.await.map_err(|_| LedgerError::Stopping)??;
         }
-        // What is missing counts already, now that it is on its way again.
         if let Some(known) = &start.known {
+            log_fetching(&cell.spec, known.length, start.stored.len());
+            // What is missing counts already, now that it is on its way again.
             drop(self.make_room(0).await?);
             let stored = start.stored.iter().map(|digest| u64::from(digest.slot_len())).sum();
             self.check_room_on_disk(known.length.unwrap_or_default().saturating_sub(stored)).await?;
         }
-        tracing::info!(task = %cell.spec.id, url = %crate::domain::task::redacted_url(&cell.spec.raw_url), first_piece = start.stored.len(), "fetching the source");
         let fetched = self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await?;
         // Clients were told of pieces that are past its end.
         let inner = cell.lock();
@@ -128,7 +128,8 @@ impl Cluster {
         };
         cell.wake(effects.openings);
         if ticket.durable().await.is_ok() {
-            tracing::info!(task = %cell.spec.id, length = fetched.length, "source is here whole");
+            let url = crate::domain::task::redacted_url(&cell.spec.raw_url);
+            tracing::info!(task = %cell.spec.id, url, length = fetched.length, "source is here whole");
             METRICS.cdn_download.inc();
         }
     }
@@ -280,6 +281,12 @@ impl About {
 /// Whether what clients have been told is not so.
 const fn is_contradiction(error: &FetchError) -> bool {
     matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Contradiction))
+}
+
+/// Once its length is known, if it will be: what comes with its head is here before there is anything to say of it.
+fn log_fetching(spec: &TaskSpec, length: Option<u64>, first_piece: usize) {
+    let url = crate::domain::task::redacted_url(&spec.raw_url);
+    tracing::info!(task = %spec.id, url, length, first_piece, "fetching the source");
 }
 
 fn log_failure(spec: &TaskSpec, error: &FetchError) {
@@ -459,6 +466,7 @@ impl Ledger for CellLedger<'_> {
             (piece_size, inner.submit(room, &mut effects))
         };
         drop(turn);
+        log_fetching(&self.cell.spec, length, 0);
         durable(ticket).await?;
         self.cluster.refusals.lock().forget(&self.cell.spec.id);
         Ok(piece_size)

@@ -12,8 +12,10 @@ use super::{
 /// same subject, it leaves the same state.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// What the task fetches.
+    /// What the task fetches, of which nothing is stored yet.
     TaskDefined(Arc<TaskSpec>),
+    /// The same of a task of which something may be.
+    TaskRedefined(Arc<TaskSpec>),
     /// How far its source has got.
     TaskProgressed {
         task: TaskId,

@@ -32,17 +32,17 @@ pub(super) fn write<'a>(
 ) -> Result<Vec<(Table, IVec)>, StoreError> {
     let mut batches = Batches::new(wants_keys);
     for change in changes {
-        match Ended::by(change) {
-            Some(ended) => batches.remove_ended(store, &ended)?,
-            None => batches.add(change)?,
+        if let Some(ended) = Ended::by(change) {
+            batches.remove_ended(store, &ended)?;
         }
+        batches.add(change)?;
     }
     let written = batches.apply(store)?;
     store.count_commit()?;
     Ok(written)
 }
 
-/// What a change ends: rows that only the database can name.
+/// What a change ends or replaces: rows that only the database can name.
 struct Ended {
     tables: &'static [Table],
     prefix: Vec<u8>,
@@ -79,6 +79,10 @@ impl Ended {
             Change::PreheatForgotten(id) => {
                 Some(Self { tables: &[Table::Preheats], prefix: id.as_bytes().to_vec(), client: None })
             }
+            // A shorter record than before has fewer chunks, and the others may have secrets.
+            Change::TaskRedefined(spec) => {
+                Some(Self { tables: &[Table::Sources], prefix: spec.id.as_bytes().to_vec(), client: None })
+            }
             Change::TaskDefined(_)
             | Change::TaskProgressed { .. }
             | Change::PieceStored { .. }
@@ -110,17 +114,14 @@ impl Batches {
         Self { by_tree: BTreeMap::new(), put: Vec::new(), keys: wants_keys.then(Vec::new) }
     }
 
+    /// Adds what is there after a change; what is not is removed by [`Self::remove_ended`].
     fn add(&mut self, change: &Change) -> Result<(), StoreError> {
         match change {
-            Change::TaskDefined(spec) => {
+            Change::TaskDefined(spec) | Change::TaskRedefined(spec) => {
                 let bytes = encode("sources", &SourceV2::from(spec.as_ref()))?;
-                let mut chunks = 0;
-                for chunk in bytes.chunks(CHUNK_BYTES) {
-                    self.put(Table::Sources, source_key(&spec.id, chunks).as_slice(), chunk);
-                    chunks += 1;
+                for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
+                    self.put(Table::Sources, source_key(&spec.id, number).as_slice(), chunk);
                 }
-                // A shorter record than before ends where its own chunks end.
-                self.remove(Table::Sources, source_key(&spec.id, chunks).as_slice());
             }
             Change::TaskProgressed { task, status } => {
                 self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV2::from(status))?);
@@ -168,9 +169,7 @@ impl Batches {
             Change::GenerationEnded { .. }
             | Change::ClientForgotten { .. }
             | Change::TaskForgotten { .. }
-            | Change::PreheatForgotten(_) => {
-                unreachable!("removed by `remove_ended`, which must look into the database")
-            }
+            | Change::PreheatForgotten(_) => {}
         }
         Ok(())
     }

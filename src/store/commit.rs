@@ -385,6 +385,24 @@ pub mod tests {
     }
 
     #[tokio::test]
+    async fn a_definition_that_is_shorter_than_before_takes_what_was_longer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Store::open(dir.path()).expect("a new database"));
+        let committer = Committer::start(store.clone(), Durability::Process).expect("a thread");
+        let (long, short) = (spec(Vec::new()), TaskSpec { root_cas: Vec::new(), ..spec(Vec::new()) });
+        let mut changes = everything(&long);
+        // In one submission with the longer, and after it.
+        for _ in 0..2 {
+            changes.push(Change::TaskRedefined(Arc::new(short.clone())));
+            commit(&committer, std::mem::take(&mut changes)).await.durable().await.expect("durable");
+            assert!(store.task(&short.id).expect("readable").expect("there").spec == short);
+            assert_eq!(store.trees.sources.scan_prefix(short.id.as_bytes()).count(), 1, "its end is the other's");
+            commit(&committer, vec![Change::TaskRedefined(Arc::new(long.clone()))]).await.durable().await.expect("durable");
+            assert!(store.task(&long.id).expect("readable").expect("there").spec == long);
+        }
+    }
+
+    #[tokio::test]
     async fn an_ended_generation_leaves_no_pieces_and_no_progress_but_its_clients() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Arc::new(Store::open(dir.path()).expect("a new database"));

@@ -105,6 +105,7 @@ impl ModelStore {
                     self.progress.retain(|(holder, _), _| *holder != client);
                 }
                 Change::TaskDefined(_)
+                | Change::TaskRedefined(_)
                 | Change::ContentKept { .. }
                 | Change::TaskPinned { .. }
                 | Change::PeerSeen(_)

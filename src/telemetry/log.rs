@@ -1,7 +1,7 @@
 //! The log.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 
 use anyhow::Context;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -22,6 +22,8 @@ pub struct WrongLogFilter {
 
 /// Lines that may wait to be written.
 const LINES_WAITING_MAX: usize = 16_384;
+/// Bytes of lines that are written at once.
+const WRITTEN_TOGETHER_BYTES: usize = 16 * 1024;
 
 /// The log of the process, whose level can change.
 pub struct Log {
@@ -81,9 +83,10 @@ impl Log {
 }
 
 /// Writes on a thread of its own: a pipe that nobody reads, or a disk that hangs, must hold up no request. Lines that find
-/// too many before them are dropped.
+/// too many before them are dropped. Those that wait are written together, and none is kept back once none waits.
 fn behind_a_thread(writer: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(writer)
+    let together = BufWriter::with_capacity(WRITTEN_TOGETHER_BYTES, writer);
+    NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(together)
 }
 
 /// What libraries have to say at level debug helps nobody who asked this program.
