@@ -115,6 +115,8 @@ pub enum CallError {
     UnknownPreheat(PreheatId),
     #[error("there are {0} preheats, and no more at once: delete some that have ended")]
     TooManyPreheats(usize),
+    #[error("all preheats together have no more than {0} parts: delete some that have ended")]
+    TooManyParts(usize),
     #[error("the task exists with another {0}")]
     Conflict(&'static str),
     #[error("nothing can be fetched ahead of clients: cdnPattern is source, so that the supernode keeps no bytes")]

@@ -25,5 +25,5 @@ pub use ids::{ClientId, Generation, PieceNumber, TaskId};
 pub use moment::Moment;
 pub use piece::{PieceDigest, PieceSize};
 pub use piece_set::PieceSet;
-pub use preheat::{Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState};
+pub use preheat::{ChildUrl, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState};
 pub use task::{CdnPattern, Failure, Fault, SourceState, TaskSpec, TaskStatus, Validators};

@@ -133,14 +133,62 @@ pub struct Preheat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreheatChild {
     pub task: TaskId,
-    pub url: String,
-    /// Why it was not fetched, in a sentence, once the preheat has ended.
+    pub url: ChildUrl,
+    /// Why it was not fetched, in a sentence: in its preheat's latest turn, and stored once that has ended.
     pub failure: Option<Arc<str>>,
+}
+
+impl PreheatChild {
+    /// This reason, where one of these has it: a cause that many share is in memory once.
+    pub fn reason_of_any(children: &[Self], reason: &str) -> Option<Arc<str>> {
+        children.iter().filter_map(|child| child.failure.as_ref()).find(|known| &***known == reason).cloned()
+    }
+}
+
+/// The URL of a preheat's task. All parts of an image are in one folder, whose URL may be long and is here once for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildUrl {
+    /// Up to the last slash.
+    folder: Arc<str>,
+    name: Box<str>,
+}
+
+impl ChildUrl {
+    /// This URL, which shares its folder with that of another task where both are in one.
+    pub fn beside(other: Option<&PreheatChild>, url: &str) -> Self {
+        let (folder, name) = url.split_at(url.rfind('/').map_or(0, |slash| slash + 1));
+        let shared = other.map(|other| &other.url.folder).filter(|shared| ***shared == *folder);
+        Self { folder: shared.cloned().unwrap_or_else(|| folder.into()), name: name.into() }
+    }
+}
+
+impl fmt::Display for ChildUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.folder)?;
+        f.write_str(&self.name)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_an_image_share_their_folder() {
+        let part = |before: Option<&PreheatChild>, url| PreheatChild {
+            task: TaskId::from_bytes([0; 32]),
+            url: ChildUrl::beside(before, url),
+            failure: None,
+        };
+        let first = part(None, "https://r/v2/app/blobs/sha256:01");
+        let second = part(Some(&first), "https://r/v2/app/blobs/sha256:02");
+        let other = part(Some(&second), "https://r/v2/other/blobs/sha256:02");
+        assert!(Arc::ptr_eq(&first.url.folder, &second.url.folder) && !Arc::ptr_eq(&first.url.folder, &other.url.folder));
+        assert_eq!(second.url.to_string(), "https://r/v2/app/blobs/sha256:02");
+        for url in ["", "name", "https://h/f?from=/a/b", "https://h/"] {
+            assert_eq!(part(Some(&other), url).url.to_string(), url);
+        }
+    }
 
     #[test]
     fn a_platform_is_what_registries_call_one() {

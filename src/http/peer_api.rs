@@ -249,7 +249,7 @@ fn out_of_range(name: &'static str) -> BadParam {
 pub fn refusal(error: &CallError) -> Answer {
     let code = match error {
         CallError::UnknownTask(_) | CallError::UnknownPreheat(_) => Code::TargetNotFound,
-        CallError::TooManyPreheats(_) | CallError::NothingKept => Code::SystemError,
+        CallError::TooManyPreheats(_) | CallError::TooManyParts(_) | CallError::NothingKept => Code::SystemError,
         CallError::Conflict(_) => Code::TaskConflict,
         CallError::Refused(Refused::Unreachable(_) | Refused::Denied(_)) => Code::UrlNotReachable,
         CallError::Refused(Refused::NeedsAuth(_)) => Code::NeedAuth,

@@ -3,6 +3,11 @@
 //! Its time is `sourceIdleTimeout`, redirects included and however it drips: the library counts it from the request
 //! on. While it comes, the library holds at most 408 KiB and 100 headers of it; what is larger than we allow goes right
 //! after, with its connection.
+//!
+//! Interim answers (1xx) before it are skipped one by one, counted by nobody and bounded by that time alone. hyper tells of
+//! each where its request carries `hyper::ext::on_informational`, but reqwest (0.13.5) makes that request of method, URL and
+//! headers and leaves extensions out. Nor can the stream be counted below: what a `connector_layer` returns must be reqwest's
+//! own connection, which nobody else can make or look into.
 
 use http::HeaderMap;
 
@@ -82,6 +87,32 @@ mod tests {
         let said = std::iter::repeat_with(|| b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()).take(1000).collect();
         let error = ask(said, Duration::from_secs(1)).await.expect_err("it never ends");
         assert!(matches!(error, OriginError::Unreachable(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn interim_answers_without_end_hold_up_nobody_else_and_end_with_the_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let url = format!("http://{}/f", listener.local_addr().expect("it is bound"));
+        let (began, beginning) = tokio::sync::oneshot::channel();
+        let flooding = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
+            let _ = stream.read(&mut [0; 4096]).await;
+            let (many, mut began) = (b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000), Some(began));
+            // Until whoever asked hangs up.
+            while stream.write_all(&many).await.is_ok() {
+                began.take().map(|began| began.send(()));
+            }
+        });
+        let flooded = tokio::spawn(async move {
+            let source = Source::new(SourcePolicy::default(), ANSWER_TIMEOUT).expect("a client");
+            source.ask(&TaskSpec::of_url(&url), Part::ALL, &Validators::default(), &|_| ()).await
+        });
+        beginning.await.expect("it is flooded");
+        let answer = ask(vec![head(&[])], Duration::ZERO).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(answer.length, Some(3));
+        assert!(!flooded.is_finished() && !flooding.is_finished(), "the flood is over");
+        flooded.abort();
+        flooding.await.expect("the connection is closed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,8 @@ pub const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, appli
 const MANIFESTS_MAX: usize = 64;
 /// Blobs of one image.
 const BLOBS_MAX: usize = 1024;
+/// Of a digest: those that are in use have names like `sha256`, and each is kept for every part of an image. Bytes.
+const ALGORITHM_MAX_BYTES: usize = 32;
 /// Platforms that are named to whoever asked for another.
 const OFFERED_MAX: usize = 16;
 
@@ -124,7 +126,7 @@ fn checked(digests: Vec<String>, max: usize) -> Result<Vec<String>, ManifestErro
     for digest in digests {
         let (algorithm, hash) = digest.split_once(':').unwrap_or_default();
         let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
-        let is_digest = !algorithm.is_empty()
+        let is_digest = (1..=ALGORITHM_MAX_BYTES).contains(&algorithm.len())
             && algorithm.bytes().all(known)
             && (32..=128).contains(&hash.len())
             && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -181,7 +183,8 @@ mod tests {
 
     #[test]
     fn what_is_no_digest_does_not_become_part_of_a_url() {
-        for bad in ["", "sha256:", "sha256:../../etc", &format!("{}/x", digest(1)), &format!("SHA:{}", "0".repeat(64))] {
+        let long = format!("{}:{}", "a".repeat(ALGORITHM_MAX_BYTES + 1), "0".repeat(64));
+        for bad in ["", "sha256:", "sha256:../../etc", &format!("{}/x", digest(1)), &format!("SHA:{}", "0".repeat(64)), &long] {
             let manifest = serde_json::json!({ "layers": [{ "digest": bad }] });
             assert_eq!(read(manifest), Err(ManifestError::Digest((*bad).to_owned())));
         }

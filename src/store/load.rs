@@ -109,7 +109,8 @@ impl Store {
             }
             // A preheat stands before its children.
             let (_, children) = preheats.last_mut().filter(|(last, _)| last.id == id).ok_or_else(|| bad_key("preheats"))?;
-            children.push(PreheatChildV2::decode(&value).map_err(in_tree("preheats"))?.into());
+            let child = PreheatChildV2::decode(&value).map_err(in_tree("preheats"))?.into_domain(children);
+            children.push(child);
         }
         Ok(preheats)
     }

@@ -57,7 +57,7 @@ pub fn refuse_newer(db: &sled::Db) -> Result<u32, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{CdnPattern, Generation, PreheatChild, PreheatId, TaskId, TaskStatus};
+    use crate::domain::{CdnPattern, ChildUrl, Generation, PreheatChild, PreheatId, TaskId, TaskStatus};
     use crate::store::records::{PreheatChildV2, Record, SourceV2, TaskV2};
     use crate::store::schema::preheat_child_key;
 
@@ -170,11 +170,12 @@ mod tests {
         assert_eq!(preheats.get(id.as_bytes()).expect("readable").expect("there"), [1, 2, 3]);
         for number in 0..2 {
             let row = preheats.get(preheat_child_key(&id, number)).expect("readable").expect("there");
-            let child = PreheatChild::from(PreheatChildV2::decode(&row).expect("of this schema"));
-            let expected = PreheatChild { task: TaskId::from_bytes([9; 32]), url: "url".to_owned(), failure: None };
+            let child = PreheatChildV2::decode(&row).expect("of this schema").into_domain(&[]);
+            let expected = PreheatChild { task: TaskId::from_bytes([9; 32]), url: ChildUrl::beside(None, "url"), failure: None };
             assert_eq!(child, expected);
         }
-        assert_eq!(PreheatChildV2::decode_any(&before).map(|child| PreheatChild::from(child).url).ok().as_deref(), Some("url"));
+        let of_before = PreheatChildV2::decode_any(&before).map(|child| child.into_domain(&[]).url.to_string());
+        assert_eq!(of_before.ok().as_deref(), Some("url"));
     }
 
     #[test]

@@ -4,15 +4,13 @@
 //! and a fixture of the old one. (bincode neither fills in missing fields nor minds trailing bytes by itself, so that a
 //! changed struct would misread old bytes instead of refusing them.)
 
-use std::sync::Arc;
-
 use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    CdnPattern, Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize, Platform,
-    Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+    CdnPattern, ChildUrl, Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize,
+    Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
 };
 
 /// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
@@ -440,24 +438,43 @@ impl PreheatChildV2 {
             _ => Self::decode(bytes),
         }
     }
+
+    /// The task, which shares what it can with those before it of the same preheat.
+    pub fn into_domain(self, before: &[PreheatChild]) -> PreheatChild {
+        let Self { task, url, failure } = self;
+        let failure = failure.map(|reason| PreheatChild::reason_of_any(before, &reason).unwrap_or_else(|| reason.into()));
+        PreheatChild { task: TaskId::from_bytes(task), url: ChildUrl::beside(before.last(), &url), failure }
+    }
 }
 
 impl From<&PreheatChild> for PreheatChildV2 {
     fn from(child: &PreheatChild) -> Self {
         let failure = child.failure.as_deref().map(str::to_owned);
-        Self { task: *child.task.as_bytes(), url: child.url.clone(), failure }
-    }
-}
-
-impl From<PreheatChildV2> for PreheatChild {
-    fn from(record: PreheatChildV2) -> Self {
-        Self { task: TaskId::from_bytes(record.task), url: record.url, failure: record.failure.map(Arc::from) }
+        Self { task: *child.task.as_bytes(), url: child.url.to_string(), failure }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn tasks_of_a_preheat_that_failed_for_the_same_reason_share_it() {
+        let mut children = Vec::new();
+        for (url, failure) in [("http://h/a", Some("404")), ("http://h/b", None), ("http://h/c", Some("404"))] {
+            let record = PreheatChildV2 { task: [1; 32], url: url.to_owned(), failure: failure.map(str::to_owned) };
+            let record = PreheatChildV2::decode(&record.encode().expect("small")).expect("of this version");
+            children.push(record.into_domain(&children));
+            let told = children.last().map(|child| (child.url.to_string(), child.failure.as_deref()));
+            assert_eq!(told, Some((url.to_owned(), failure)));
+        }
+        let [Some(first), None, Some(last)] = [0, 1, 2].map(|index| children[index].failure.clone()) else {
+            panic!("{children:?}")
+        };
+        assert!(Arc::ptr_eq(&first, &last));
+    }
 
     #[test]
     fn a_record_refuses_other_versions_missing_bytes_and_trailing_bytes() {

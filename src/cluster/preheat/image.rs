@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::part_of;
 use crate::cdn::Worker;
 use crate::cluster::fetch::reason;
-use crate::domain::{Platform, PreheatChild, TaskSpec};
+use crate::domain::{ChildUrl, Platform, PreheatChild, TaskSpec};
 use crate::origin::registry::{MANIFEST_TYPES, Manifest};
 
 /// How deep indexes may name each other.
@@ -43,7 +43,7 @@ pub async fn resolve(
 ) -> Result<Vec<PreheatChild>, String> {
     let repository = repository_of(&source.raw_url).map_err(|error| error.to_string())?;
     let mut manifests = vec![(source.raw_url.clone(), 0)];
-    let (mut parts, mut known, mut read) = (Vec::new(), HashSet::new(), 0);
+    let (mut parts, mut known, mut read) = (Vec::<PreheatChild>::new(), HashSet::new(), 0);
     while let Some((url, depth)) = manifests.pop() {
         read += 1;
         if read > MANIFESTS_MAX {
@@ -59,7 +59,8 @@ pub async fn resolve(
                 for digest in digests {
                     let part = part_of(source, format!("{repository}/blobs/{digest}"), filter);
                     if known.insert(part.id) {
-                        parts.push(PreheatChild { task: part.id, url: part.raw_url, failure: None });
+                        let url = ChildUrl::beside(parts.last(), &part.raw_url);
+                        parts.push(PreheatChild { task: part.id, url, failure: None });
                     }
                     if parts.len() > PARTS_MAX {
                         return Err(format!("the image has more than {PARTS_MAX} parts"));

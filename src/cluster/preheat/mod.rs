@@ -5,7 +5,8 @@
 
 pub mod image;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,12 +18,16 @@ use super::cell::{Fetching, Probe};
 use super::{CallError, Cluster, Page, Window};
 use crate::cdn::{GaveWay, HostKey, Turns, TurnsMax};
 use crate::domain::{
-    CdnPattern, Change, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec,
+    CdnPattern, Change, ChildUrl, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId,
+    TaskSpec,
 };
 use crate::store::CommitFailed;
 
 /// Preheats that are remembered, ended ones included.
 const PREHEATS_MAX: usize = 10_000;
+/// Parts of all of them together, a file being one: thirteen each, an ordinary image, where there are as many as may be. One
+/// takes 160 bytes for as long as its preheat is remembered.
+const PARTS_OF_ALL_MAX: usize = 131_072;
 /// Images of which it is found out at once what they are, and of those, of one host. Each has a manifest of at most 4 MiB in
 /// memory.
 const RESOLVING_MAX: TurnsMax = TurnsMax { all: 16, per_host: 8 };
@@ -55,7 +60,7 @@ const LEFT_AT_SOURCE: &str = "clients are fetching it from its source, as they b
 /// All preheats.
 #[derive(Debug)]
 pub struct Preheats {
-    known: Mutex<BTreeMap<PreheatId, Arc<Job>>>,
+    known: Mutex<Known>,
     resolving: Turns,
     fetching: Turns,
 }
@@ -66,40 +71,51 @@ impl Default for Preheats {
     }
 }
 
+#[derive(Debug, Default)]
+struct Known {
+    jobs: BTreeMap<PreheatId, Arc<Job>>,
+    /// Those of all.
+    parts: usize,
+}
+
 /// A preheat as the running service has it.
 #[derive(Debug)]
 struct Job {
+    id: PreheatId,
+    created_ms: u64,
     now: Mutex<Stage>,
     /// It was deleted.
     ended: CancellationToken,
 }
 
+impl Job {
+    fn new(preheat: Arc<Preheat>, children: Arc<[PreheatChild]>) -> Self {
+        let (id, created_ms, parts) = (preheat.id, preheat.created_ms, children.len());
+        Self { id, created_ms, now: Mutex::new(Stage { preheat, children, parts }), ended: CancellationToken::new() }
+    }
+
+    fn stage(&self) -> Stage {
+        self.now.lock().clone()
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Stage {
     preheat: Arc<Preheat>,
+    /// With the reasons of those that were not fetched: a task that nobody was told of is no more once it failed.
     children: Arc<[PreheatChild]>,
-    /// Why some were not fetched: a task that nobody was told of is no more once it failed.
-    failures: HashMap<TaskId, Arc<str>>,
+    /// Those that are counted among the parts of all preheats: from when they are found, and shown once they are stored.
+    parts: usize,
 }
 
 impl Stage {
-    fn new(preheat: Arc<Preheat>, children: Arc<[PreheatChild]>) -> Self {
-        let failures = children.iter().filter_map(|child| Some((child.task, child.failure.clone()?))).collect();
-        Self { preheat, children, failures }
-    }
-
-    /// The children with the reasons of those that failed.
-    fn children_with_failures(&self) -> Arc<[PreheatChild]> {
-        let with_failure =
-            |child: &PreheatChild| PreheatChild { failure: self.failures.get(&child.task).cloned(), ..child.clone() };
-        self.children.iter().map(with_failure).collect()
-    }
-
-    fn note_failure(&mut self, task: TaskId, reason: &str) {
-        let known = self.failures.values().find(|known| &***known == reason).cloned();
-        let distinct = self.failures.values().map(|reason| &**reason).collect::<HashSet<_>>().len();
+    fn note_failure(&mut self, index: usize, reason: &str) {
+        let known = PreheatChild::reason_of_any(&self.children, reason);
+        let distinct = self.children.iter().filter_map(|child| child.failure.as_deref()).collect::<HashSet<_>>().len();
         let reason = known.unwrap_or_else(|| if distinct < REASONS_MAX { reason } else { REASON_IN_LOG }.into());
-        self.failures.insert(task, reason);
+        if let Some(child) = Arc::make_mut(&mut self.children).get_mut(index) {
+            child.failure = Some(reason);
+        }
     }
 }
 
@@ -125,8 +141,6 @@ pub struct ChildView {
     pub child: PreheatChild,
     /// `None` where the task is no more.
     pub state: Option<SourceState>,
-    /// Why it was not fetched, where its task cannot tell any more.
-    pub failure: Option<Arc<str>>,
     pub length: Option<u64>,
     /// Pieces that are here.
     pub pieces: u32,
@@ -145,14 +159,18 @@ impl Cluster {
         let id = PreheatId::from_bytes(fastrand::u128(..).to_be_bytes());
         let preheat =
             Arc::new(Preheat { id, kind, source, filter, created_ms: now_ms(), ended_ms: None, state: PreheatState::Waiting });
-        let job = Arc::new(Job { now: Mutex::new(Stage::new(preheat.clone(), [].into())), ended: CancellationToken::new() });
+        let job = Arc::new(Job::new(preheat.clone(), [].into()));
         let room = self.committer.room().await?;
         let ticket = {
             let mut known = self.preheats.known.lock();
-            if known.len() >= PREHEATS_MAX {
+            if known.jobs.len() >= PREHEATS_MAX {
                 return Err(CallError::TooManyPreheats(PREHEATS_MAX));
             }
-            known.insert(id, job.clone());
+            // How many parts it has is not known yet; and it has one at least.
+            if known.parts >= PARTS_OF_ALL_MAX {
+                return Err(CallError::TooManyParts(PARTS_OF_ALL_MAX));
+            }
+            known.jobs.insert(id, job.clone());
             // Under the lock, so that no deletion is written before it.
             room.submit(vec![Change::PreheatChanged(preheat)], 0)
         };
@@ -164,30 +182,27 @@ impl Cluster {
 
     /// A page of all preheats, the latest first.
     pub fn preheats(&self, window: Window) -> Page<PreheatView> {
-        let mut stages: Vec<Stage> = self.preheats.known.lock().values().map(|job| job.now.lock().clone()).collect();
-        stages.sort_by_key(|stage| std::cmp::Reverse((stage.preheat.created_ms, stage.preheat.id)));
-        let total = stages.len();
-        let items = stages.into_iter().skip(window.skip).take(window.take).map(|stage| self.view_of_preheat(stage)).collect();
-        Page { total, items }
+        let mut jobs: Vec<Arc<Job>> = self.preheats.known.lock().jobs.values().cloned().collect();
+        jobs.sort_by_key(|job| Reverse((job.created_ms, job.id)));
+        let shown = jobs.iter().skip(window.skip).take(window.take);
+        Page { total: jobs.len(), items: shown.map(|job| self.view_of_preheat(job.stage())).collect() }
     }
 
     pub fn preheat_view(&self, id: &PreheatId) -> Result<PreheatView, CallError> {
-        let job = self.preheats.known.lock().get(id).cloned().ok_or(CallError::UnknownPreheat(*id))?;
-        let stage = job.now.lock().clone();
-        Ok(self.view_of_preheat(stage))
+        let job = self.preheats.known.lock().jobs.get(id).cloned().ok_or(CallError::UnknownPreheat(*id))?;
+        Ok(self.view_of_preheat(job.stage()))
     }
 
     fn view_of_preheat(&self, stage: Stage) -> PreheatView {
         let view = |child: &PreheatChild| {
             let cell = self.tasks.read().get(&child.task).cloned();
-            let failure = stage.failures.get(&child.task).cloned();
             let Some(cell) = cell else {
-                return ChildView { child: child.clone(), state: None, failure, length: None, pieces: 0 };
+                return ChildView { child: child.clone(), state: None, length: None, pieces: 0 };
             };
             let inner = cell.lock();
             let status = inner.swarm.status();
             let pieces = inner.swarm.pieces_stored();
-            ChildView { child: child.clone(), state: Some(status.state.clone()), failure, length: status.length, pieces }
+            ChildView { child: child.clone(), state: Some(status.state.clone()), length: status.length, pieces }
         };
         PreheatView { children: stage.children.iter().map(view).collect(), preheat: stage.preheat }
     }
@@ -198,10 +213,11 @@ impl Cluster {
         let ticket = {
             // Nobody finds it gone before its end is submitted.
             let mut known = self.preheats.known.lock();
-            let job = known.remove(id).ok_or(CallError::UnknownPreheat(*id))?;
+            let job = known.jobs.remove(id).ok_or(CallError::UnknownPreheat(*id))?;
             job.ended.cancel();
             // Under the lock of its stage, as every change of it.
-            let _stage = job.now.lock();
+            let stage = job.now.lock();
+            known.parts -= stage.parts;
             room.submit(vec![Change::PreheatForgotten(*id)], 0)
         };
         Ok(ticket.durable().await?)
@@ -216,11 +232,11 @@ impl Cluster {
                 cell.lock().await_clients(AWAITS_CLIENTS_FOR);
             }
         }
-        let job = |(preheat, children): (Preheat, Vec<PreheatChild>)| {
-            let stage = Stage::new(Arc::new(preheat), children.into());
-            (stage.preheat.id, Arc::new(Job { now: Mutex::new(stage), ended: CancellationToken::new() }))
-        };
-        *self.preheats.known.lock() = stored.into_iter().map(job).collect();
+        let mut known = self.preheats.known.lock();
+        for (preheat, children) in stored {
+            known.parts += children.len();
+            known.jobs.insert(preheat.id, Arc::new(Job::new(Arc::new(preheat), children.into())));
+        }
         Ok(())
     }
 
@@ -265,7 +281,8 @@ impl Cluster {
                 Err("its request headers were left out of the snapshot that this home was restored from".to_owned())
             }
             PreheatKind::File => {
-                Ok(vec![PreheatChild { task: preheat.source.id, url: preheat.source.raw_url.clone(), failure: None }])
+                let url = ChildUrl::beside(None, &preheat.source.raw_url);
+                Ok(vec![PreheatChild { task: preheat.source.id, url, failure: None }])
             }
             // What was found out in a turn that was too short is lost: the next one is longer.
             PreheatKind::Image { platform } => {
@@ -273,7 +290,11 @@ impl Cluster {
                 self.in_turns(job, &self.preheats.resolving, host, RESOLVE_TIMEOUT, resolve).await?
             }
         };
-        let outcome = match resolved {
+        let has_room = |children: Vec<PreheatChild>| match self.preheats.make_room(job, children.len()) {
+            Ok(()) => Ok(children),
+            Err(refused) => Err(refused.to_string()),
+        };
+        let outcome = match resolved.and_then(has_room) {
             Ok(children) => {
                 self.change_preheat(job, PreheatState::Waiting, Some(children.into())).await?;
                 // Where that was too short, its tasks go on.
@@ -326,8 +347,8 @@ impl Cluster {
             PreheatState::Failed(reason) => tracing::warn!(%preheat, reason, "preheat failed"),
             _ => tracing::info!(%preheat, "preheated"),
         }
-        let failed = job.now.lock().children_with_failures();
-        let failed = failed.iter().any(|child| child.failure.is_some()).then_some(failed);
+        let children = job.stage().children;
+        let failed = children.iter().any(|child| child.failure.is_some()).then_some(children);
         self.change_preheat(job, state, failed).await
     }
 
@@ -346,25 +367,25 @@ impl Cluster {
         let children = {
             let mut stage = job.now.lock();
             // What failed in an earlier turn is tried again.
-            stage.failures.clear();
-            stage.children.clone()
+            Arc::make_mut(&mut stage.children).iter_mut().for_each(|child| child.failure = None);
+            stage.children.len()
         };
         // Made one by one: each has the headers and certificates of all.
-        let warming = (0..children.len()).map(|index| {
-            let (cluster, child) = (self.clone(), children[index].clone());
+        let warming = (0..children).map(|index| {
+            let cluster = self.clone();
             async move {
-                let source = source_of(preheat, child.url);
+                let url = job.now.lock().children.get(index)?.url.to_string();
+                let source = source_of(preheat, url);
                 let why = shortened(cluster.warm(&source).await.err()?, REASON_OF_TASK_MAX_BYTES);
-                job.now.lock().note_failure(source.id, &why);
+                job.now.lock().note_failure(index, &why);
                 Some(format!("{}: {why}", crate::domain::task::redacted_url(&source.raw_url)))
             }
         });
-        let outcomes: Vec<Option<String>> =
-            futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).collect().await;
-        let failed: Vec<String> = outcomes.into_iter().flatten().collect();
-        let Some(first) = failed.first() else { return Ok(()) };
-        Err(match failed.len() - 1 {
-            0 => first.clone(),
+        let mut failing =
+            std::pin::pin!(futures_util::stream::iter(warming).buffer_unordered(CHILDREN_AT_ONCE).filter_map(std::future::ready));
+        let Some(first) = failing.next().await else { return Ok(()) };
+        Err(match failing.count().await {
+            0 => first,
             others => format!("{first}; and {others} more failed"),
         })
     }
@@ -445,17 +466,33 @@ impl Preheats {
         self.fetching.observe("preheats");
     }
 
+    /// Has so many parts of a preheat counted among those of all, unless that would be too many.
+    fn make_room(&self, job: &Job, parts: usize) -> Result<(), CallError> {
+        let mut known = self.known.lock();
+        let mut stage = job.now.lock();
+        if job.ended.is_cancelled() {
+            return Ok(());
+        }
+        let all = known.parts - stage.parts + parts;
+        // One that goes on after a start keeps what it had.
+        if all > PARTS_OF_ALL_MAX && parts > stage.parts {
+            return Err(CallError::TooManyParts(PARTS_OF_ALL_MAX));
+        }
+        (known.parts, stage.parts) = (all, parts);
+        Ok(())
+    }
+
     /// Those that have not ended, in the order in which they came.
     fn unended(&self) -> Vec<Arc<Job>> {
         let known = self.known.lock();
-        let mut unended: Vec<&Arc<Job>> = known.values().filter(|job| job.now.lock().preheat.ended_ms.is_none()).collect();
-        unended.sort_by_key(|job| job.now.lock().preheat.created_ms);
+        let mut unended: Vec<&Arc<Job>> = known.jobs.values().filter(|job| job.now.lock().preheat.ended_ms.is_none()).collect();
+        unended.sort_by_key(|job| job.created_ms);
         unended.into_iter().cloned().collect()
     }
 
     fn ended_before(&self, then_ms: u64) -> Vec<PreheatId> {
         let known = self.known.lock();
-        let ended = known.values().filter_map(|job| {
+        let ended = known.jobs.values().filter_map(|job| {
             let stage = job.now.lock();
             stage.preheat.ended_ms.filter(|ended| *ended < then_ms).map(|_| stage.preheat.id)
         });
@@ -505,6 +542,9 @@ fn part_of(source: &TaskSpec, url: String, filter: &[String]) -> TaskSpec {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::config::Config;
 
@@ -516,15 +556,63 @@ mod tests {
 
     /// Takes a preheat as it was stored when it ended, or while it runs.
     async fn take(cluster: &Cluster, number: u8, ended_ms: Option<u64>) -> PreheatId {
+        take_with_parts(cluster, number, ended_ms, 0).await
+    }
+
+    async fn take_with_parts(cluster: &Cluster, number: u8, ended_ms: Option<u64>, parts: usize) -> PreheatId {
         let state = if ended_ms.is_some() { PreheatState::Success } else { PreheatState::Running };
         let (id, source) = (PreheatId::from_bytes([number; 16]), TaskSpec::of_url("http://h/f"));
         let preheat = Preheat { id, kind: PreheatKind::File, source, filter: vec![], created_ms: 0, ended_ms, state };
         let preheat = Arc::new(preheat);
         let room = cluster.committer.room().await.expect("the committer runs");
-        room.submit(vec![Change::PreheatChanged(preheat.clone())], 0).durable().await.expect("stored");
-        let job = Job { now: Mutex::new(Stage::new(preheat, [].into())), ended: CancellationToken::new() };
-        cluster.preheats.known.lock().insert(id, Arc::new(job));
+        let mut children = Vec::new();
+        for part in 0..parts {
+            let url = ChildUrl::beside(children.last(), &format!("https://registry.example/v2/app/blobs/sha256:{part:064x}"));
+            children.push(PreheatChild { task: TaskId::derive(&url.to_string(), "", ""), url, failure: None });
+        }
+        let children: Arc<[PreheatChild]> = children.into();
+        let resolved = Change::PreheatResolved { preheat: id, children: children.clone(), former: 0 };
+        room.submit(vec![Change::PreheatChanged(preheat.clone()), resolved], 0).durable().await.expect("stored");
+        let job = Job::new(preheat, children);
+        let mut known = cluster.preheats.known.lock();
+        known.parts += parts;
+        known.jobs.insert(id, Arc::new(job));
         id
+    }
+
+    /// A registry of one image with so many parts, none of which it has; tells the URL of its manifest.
+    async fn registry(parts: usize) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let url = format!("http://{}/v2/app/manifests/1", listener.local_addr().expect("it is bound"));
+        let layers: Vec<_> = (0..parts).map(|part| serde_json::json!({ "digest": format!("sha256:{part:064x}") })).collect();
+        let manifest = serde_json::json!({ "schemaVersion": 2, "layers": layers }).to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                let is_manifest = String::from_utf8_lossy(&request[..read]).starts_with("GET /v2/app/manifests/1 ");
+                let (status, body) = if is_manifest { ("200 OK", manifest.as_str()) } else { ("404 Not Found", "") };
+                let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.expect("the answer is taken");
+            }
+        });
+        url
+    }
+
+    fn image(url: &str) -> Wanted {
+        Wanted { kind: PreheatKind::Image { platform: Platform::All }, source: TaskSpec::of_url(url), filter: vec![] }
+    }
+
+    /// Why the preheat failed, once it has ended.
+    async fn failure(cluster: &Cluster, id: PreheatId) -> String {
+        for _ in 0..3_000 {
+            match cluster.preheat_view(&id).expect("it is known").preheat.state.clone() {
+                PreheatState::Failed(why) => return why,
+                PreheatState::Success => panic!("the registry has no part"),
+                PreheatState::Waiting | PreheatState::Running => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("it does not end");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -543,6 +631,110 @@ mod tests {
         assert_eq!(stored, [just, running], "a start would not take it up again");
         // A clock that was set back forgets nothing.
         cluster.forget_ended_preheats(HOUR_MS).await;
-        assert_eq!(cluster.preheats.known.lock().len(), 2);
+        assert_eq!(cluster.preheats.known.lock().jobs.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_preheats_together_have_no_more_parts_than_fit_also_after_a_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let large = take_with_parts(&cluster, 1, Some(now_ms()), 1024).await;
+        for number in 2..PARTS_OF_ALL_MAX / 1024 {
+            take_with_parts(&cluster, u8::try_from(number).expect("few"), Some(now_ms()), 1024).await;
+        }
+        take_with_parts(&cluster, u8::MAX, Some(now_ms()), 1024 - 3).await;
+        // What a start does.
+        *cluster.preheats.known.lock() = Known::default();
+        cluster.load_preheats().expect("the database can be read");
+        let (two, four) = (registry(2).await, registry(4).await);
+        let preheat = async |url| cluster.preheat(image(url)).await;
+        let refused = CallError::TooManyParts(PARTS_OF_ALL_MAX).to_string();
+
+        let fits = preheat(&two).await.expect("there is room");
+        let why = failure(&cluster, fits).await;
+        assert!(why.contains("404") && why.ends_with("; and 1 more failed"), "{why}");
+        let does_not = preheat(&two).await.expect("how much it is is not known yet");
+        assert_eq!(failure(&cluster, does_not).await, refused);
+        assert!(cluster.preheat_view(&does_not).expect("it is known").children.is_empty());
+        assert!(refused.contains("131072") && refused.contains("delete some that have ended"), "{refused}");
+
+        // One part is room for one; then there is none for anything.
+        let one = registry(1).await;
+        let last = preheat(&one).await.expect("there is room");
+        assert!(failure(&cluster, last).await.contains("404"));
+        assert_eq!(preheat(&one).await.map_err(|error| error.to_string()), Err(refused.clone()));
+
+        // What is forgotten makes room, once.
+        cluster.forget_preheat(&last).await.expect("forgotten");
+        cluster.forget_preheat(&does_not).await.expect("forgotten");
+        let small = preheat(&one).await.expect("there is room");
+        assert!(failure(&cluster, small).await.contains("404"));
+        assert!(preheat(&four).await.is_err());
+        cluster.forget_preheat(&large).await.expect("forgotten");
+        let four = preheat(&four).await.expect("there is room");
+        assert!(failure(&cluster, four).await.contains("404"));
+        assert_eq!(cluster.preheats.known.lock().parts, PARTS_OF_ALL_MAX - 1024 + 4);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_preheat_that_goes_on_after_a_start_keeps_its_parts_though_they_are_too_many_together() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        // Of a program that had no such limit.
+        take_with_parts(&cluster, 1, Some(now_ms()), 1).await;
+        let running = take_with_parts(&cluster, 2, None, 2).await;
+        cluster.preheats.known.lock().parts += PARTS_OF_ALL_MAX;
+        let job = cluster.preheats.known.lock().jobs[&running].clone();
+        let make_room = |parts| cluster.preheats.make_room(&job, parts).map_err(|error| error.to_string());
+        assert_eq!(make_room(3), Err(CallError::TooManyParts(PARTS_OF_ALL_MAX).to_string()));
+        assert_eq!([make_room(2), make_room(1)], [Ok(()), Ok(())]);
+        assert_eq!(cluster.preheats.known.lock().parts, PARTS_OF_ALL_MAX + 2);
+        // One that is forgotten meanwhile holds nothing.
+        cluster.forget_preheat(&running).await.expect("forgotten");
+        assert_eq!(make_room(1), Ok(()));
+        assert_eq!(cluster.preheats.known.lock().parts, PARTS_OF_ALL_MAX + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_page_of_preheats_looks_at_none_that_is_not_on_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = cluster(dir.path());
+        let shown = take(&cluster, 2, None).await;
+        let other = take(&cluster, 1, None).await;
+        let busy = cluster.preheats.known.lock().jobs[&other].clone();
+        // It would wait for this if it looked at all of them.
+        let busy = busy.now.lock();
+        let (tell, told) = std::sync::mpsc::channel();
+        let asked = cluster.clone();
+        std::thread::spawn(move || tell.send(asked.preheats(Window { skip: 0, take: 1 })));
+        let page = told.recv_timeout(Duration::from_secs(30)).expect("the page needs the other one");
+        drop(busy);
+        assert_eq!((page.total, page.items[0].preheat.id), (2, shown));
+    }
+
+    #[test]
+    fn of_many_failures_a_few_reasons_are_kept() {
+        let part = |part: usize| PreheatChild {
+            task: TaskId::from_bytes([0; 32]),
+            url: ChildUrl::beside(None, &part.to_string()),
+            failure: None,
+        };
+        let preheat = Preheat {
+            id: PreheatId::from_bytes([1; 16]),
+            kind: PreheatKind::File,
+            source: TaskSpec::of_url("http://h/f"),
+            filter: vec![],
+            created_ms: 0,
+            ended_ms: None,
+            state: PreheatState::Running,
+        };
+        let job = Job::new(Arc::new(preheat), (0..REASONS_MAX + 3).map(part).collect());
+        let mut stage = job.now.lock();
+        for index in 0..REASONS_MAX + 2 {
+            stage.note_failure(index, &format!("reason {}", index.saturating_sub(1)));
+        }
+        let reasons: Vec<Option<&str>> = stage.children.iter().map(|child| child.failure.as_deref()).collect();
+        assert_eq!((reasons[0], reasons[1], reasons[2]), (Some("reason 0"), Some("reason 0"), Some("reason 1")));
+        assert_eq!(reasons[REASONS_MAX..], [Some("reason 15"), Some(REASON_IN_LOG), None]);
     }
 }

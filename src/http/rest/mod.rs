@@ -106,7 +106,7 @@ impl Reply for Refused {
             Self::Call(error @ CallError::NothingKept) => {
                 Answer::transport(StatusCode::BAD_REQUEST, &error.to_string()).into_response()
             }
-            Self::Call(error @ CallError::TooManyPreheats(_)) => {
+            Self::Call(error @ (CallError::TooManyPreheats(_) | CallError::TooManyParts(_))) => {
                 Answer::transport(StatusCode::TOO_MANY_REQUESTS, &error.to_string()).into_response()
             }
             Self::Call(CallError::AskAgain) => {
@@ -161,4 +161,21 @@ fn task_in_path(segment: &str) -> Result<TaskId, Refused> {
 fn client_in_path(segment: &str) -> Result<ClientId, Refused> {
     let decoded = percent_decode_str(segment).decode_utf8().map_err(|_| BadParam::new("id", "must be UTF-8"))?;
     ClientId::parse(&decoded).map_err(|error| BadParam::new("id", error.to_string()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_brings_too_many_preheats_is_told_how_many_may_be_and_what_makes_room() {
+        for error in [CallError::TooManyPreheats(10_000), CallError::TooManyParts(131_072)] {
+            let why = error.to_string();
+            assert!(why.contains("delete some that have ended"), "{why}");
+            let response = Refused::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
+            assert!(String::from_utf8_lossy(&body).contains(&why), "{body:?}");
+        }
+    }
 }

@@ -126,18 +126,18 @@ impl From<PreheatView> for PreheatInfo {
 
 impl From<ChildView> for PreheatChildInfo {
     fn from(view: ChildView) -> Self {
-        let ChildView { child, state, failure, length, pieces } = view;
-        let gone = if failure.is_some() { "FAILED" } else { "GONE" };
+        let ChildView { child, state, length, pieces } = view;
+        let gone = if child.failure.is_some() { "FAILED" } else { "GONE" };
         Self {
             task_id: child.task.to_string(),
-            url: redacted_url(&child.url),
+            url: redacted_url(&child.url.to_string()),
             status: state.as_ref().map_or(gone, source_state),
             length,
             pieces,
             reason: match state {
                 Some(SourceState::Failed(failure)) => Some(failure.reason),
                 Some(SourceState::Waiting | SourceState::Running | SourceState::Success { .. }) => None,
-                None => failure.map(|reason| reason.to_string()),
+                None => child.failure.map(|reason| reason.to_string()),
             },
         }
     }
@@ -145,7 +145,7 @@ impl From<ChildView> for PreheatChildInfo {
 
 /// Takes a preheat: a file, or every layer of an image, is fetched now, so that clients find it here.
 #[utoipa::path(post, path = "/preheats", tag = "preheats", request_body = PreheatCreateRequest,
-    responses((status = 201, body = PreheatCreateResponse), (status = 400, body = super::super::wire::Failure), (status = 429, body = super::super::wire::Failure, description = "Too many are remembered")))]
+    responses((status = 201, body = PreheatCreateResponse), (status = 400, body = super::super::wire::Failure), (status = 429, body = super::super::wire::Failure, description = "Too many are remembered, or too many parts of all of them")))]
 pub async fn add(api: Arc<Api>, body: Bytes) -> Response {
     let params = match read_object(&body) {
         Ok(params) => params,
