@@ -94,6 +94,21 @@ impl Supervised {
         kill_process(self.worker(), Signal::KILL).expect("the worker is ours to signal");
     }
 
+    /// Kills one worker after the other as soon as its supervisor was told that it serves. The last is not followed yet.
+    pub async fn kill_workers(&mut self, deaths: u32) {
+        for death in 1..=deaths {
+            // A worker reads its configuration again only after it has told that.
+            let reloads = || self.log().matches("configuration is reloaded").count();
+            let before = reloads();
+            self.signal(Signal::HUP);
+            eventually("the worker has heard", async || (reloads() > before).then_some(())).await;
+            self.kill_worker();
+            if death < deaths {
+                self.next_worker().await;
+            }
+        }
+    }
+
     /// Waits for a worker that follows the last one that this has seen, and serves.
     pub async fn next_worker(&mut self) {
         let before = self.worker.pid;
