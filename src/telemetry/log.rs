@@ -14,10 +14,11 @@ const LOG_VARIABLE: &str = "SUPERNODE_LOG";
 
 /// The environment asks for a log that there cannot be.
 #[derive(Debug, thiserror::Error)]
-#[error("the environment variable {LOG_VARIABLE} is {directives:?}; allowed is a log filter like info or info,supernode=debug")]
+#[error("the environment variable {LOG_VARIABLE} is {directives:?}; allowed is a log filter like info or info,supernode=debug: {why}")]
 pub struct WrongLogFilter {
     directives: String,
-    source: tracing_subscriber::filter::ParseError,
+    /// It tells its own cause, and is none that would be told again.
+    why: tracing_subscriber::filter::ParseError,
 }
 
 /// Lines that may wait to be written.
@@ -45,7 +46,7 @@ impl Log {
         let directives = std::env::var(LOG_VARIABLE).ok().filter(|directives| !directives.is_empty());
         let filter = match &directives {
             Some(directives) => {
-                EnvFilter::try_new(directives).map_err(|source| WrongLogFilter { directives: directives.clone(), source })?
+                EnvFilter::try_new(directives).map_err(|why| WrongLogFilter { directives: directives.clone(), why })?
             }
             None => filter(debug),
         };
