@@ -163,10 +163,12 @@ pub fn command_in(directory: &Path) -> Command {
     command
 }
 
-/// Beside and renamed: a program that runs cannot be written.
+/// Beside and renamed: a program that runs cannot be written. Nor can one be run that is open for writing, as what this
+/// process writes is for a moment in whatever other tests start meanwhile: so another process copies it.
 fn install(program: &Path, place: &Path) {
     let beside = place.with_extension("new");
-    std::fs::copy(program, &beside).expect("the program can be copied");
+    let copied = Command::new("cp").arg(program).arg(&beside).status().expect("cp can be run");
+    assert!(copied.success(), "the program can be copied");
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).expect("it can be made a program");
     std::fs::rename(&beside, place).expect("it can be put in place");
 }
