@@ -11,11 +11,11 @@ use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get, post_json, request, with_header};
 use crate::harness::origin::{Ending, File, Origin};
-use crate::harness::pieces::{random_content, range_of, slot_of};
+use crate::harness::pieces::{PIECE_CONTENT, random_content, range_of, slot_of};
 use crate::stage::{Addresses, Stage, Started};
 
-/// Five pieces: more than is fetched again without a look at the disk's room.
-const FILE_BYTES: usize = 20_000_000;
+/// Six pieces: more than is fetched again without a look at the disk's room, and so are five of them.
+const FILE_BYTES: usize = 24_000_000;
 /// Room for those pieces, but not for what a database needs beside them.
 const LITTLE_BYTES: u64 = 24 * 1024 * 1024;
 const PLENTY_BYTES: u64 = 1024 * 1024 * 1024;
@@ -70,6 +70,35 @@ async fn start_without_pieces(stage: &mut Stage) -> Addresses {
     std::fs::remove_dir_all(stage.home().join("pieces")).expect("pieces can be removed");
     stage.faults.leave_free(Some(LITTLE_BYTES));
     serving(stage).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_for_whose_rest_there_is_no_room_goes_on_where_it_was_once_there_is() {
+    let (mut stage, origin, content) = (Stage::new(false), Origin::start().await, random_content(FILE_BYTES));
+    let addresses = serving(&mut stage).await;
+    let url = origin.put("file", File { ending: Ending::StallsAfter(BEGUN_BYTES), ..File::new(content.clone()) });
+    let task = register(addresses, &url, "first").await.data["taskId"].as_str().expect("a task id").to_owned();
+    eventually("a piece is stored", async || is_served(addresses, &task, 0, &content).await.then_some(())).await;
+    stage.kill();
+    origin.put("file", File::new(content.clone()));
+    stage.faults.leave_free(Some(LITTLE_BYTES));
+
+    let addresses = serving(&mut stage).await;
+    let answer = eventually("its client is told", async || {
+        Some(told(addresses, &task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
+    })
+    .await;
+    assert!(answer.msg.contains("the supernode has no room for this file"), "{answer}");
+    assert!(is_served(addresses, &task, 0, &content).await, "what is here is served on");
+    assert_eq!(origin.record("file").0.len(), 1, "the source was asked for what there is no room for");
+
+    stage.faults.leave_free(None);
+    eventually("a registration is taken", async || (register(addresses, &url, "second").await.code == OK).then_some(())).await;
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let downloaded = client.download(addresses.api, &Wanted::url(&url)).await;
+    assert!(downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).content == content, "the file came with other bytes");
+    let starts: Vec<u64> = origin.record("file").0.iter().map(|seen| seen.start).collect();
+    assert_eq!(starts, [0, PIECE_CONTENT], "it goes on where it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]
