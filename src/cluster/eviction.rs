@@ -62,6 +62,9 @@ impl CachedFile {
             Fate::Goes(Reason::LittleRoom) => "the disk has less room than youngGCThreshold".to_owned(),
             Fate::Goes(Reason::HardlyAnyRoom) => "the disk has no more room than fullGCThreshold".to_owned(),
             Fate::Stays(Stay::InUse(Use::SourceFetched)) => format!("it is being fetched from its source{and_pinned}"),
+            Fate::Stays(Stay::InUse(Use::Clients(_))) if matches!(self.state, SourceState::Failed(_)) => {
+                format!("it has failed, and what comes of pieces on their way to clients is not known yet{and_pinned}")
+            }
             Fate::Stays(Stay::InUse(Use::Clients(1))) => format!("a client is fetching it{and_pinned}"),
             Fate::Stays(Stay::InUse(Use::Clients(clients))) => format!("{clients} clients are fetching it{and_pinned}"),
             Fate::Stays(Stay::InUse(Use::Pinned)) => "it is pinned".to_owned(),

@@ -26,7 +26,7 @@ use crate::cli::HomeArgs;
 use crate::cluster::StartError;
 use crate::config::{ConfigError, Home, Sources};
 use crate::store::{StoreError, swap};
-use crate::telemetry::WrongLogFilter;
+use crate::telemetry::{NoLogFile, WrongLogFilter};
 
 const FAILED: u8 = 1;
 /// The code that clap itself ends with on wrong usage.
@@ -77,7 +77,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     ExitCode::from(if error.is::<HomeInUse>() {
         HOME_IN_USE
-    } else if error.is::<ConfigError>() || error.is::<WrongLogFilter>() {
+    } else if error.is::<ConfigError>() || error.is::<WrongLogFilter>() || error.is::<NoLogFile>() {
         WRONG_CONFIGURATION
     } else if is_newer_schema(error) {
         NEWER_SCHEMA

@@ -1,4 +1,4 @@
-//! `Retry-After`: when a source that is busy wants to be asked again (RFC 9110, 10.2.3).
+//! `Retry-After`: when a source in trouble that may pass wants to be asked again (RFC 9110, 10.2.3).
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_hours(24);
 
 /// How long to leave a source alone that answered like this, if it says.
 pub fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    if !super::is_passing(status) {
         return None;
     }
     parse(headers.get(header::RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
@@ -53,9 +53,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_source_that_is_busy_is_left_alone() {
+    fn only_a_source_whose_trouble_may_pass_is_left_alone() {
         let headers = HeaderMap::from_iter([(header::RETRY_AFTER, http::HeaderValue::from_static("7"))]);
-        for (status, wait) in [(429, Some(7)), (503, Some(7)), (200, None), (404, None), (500, None)] {
+        for (status, wait) in [(429, Some(7)), (500, Some(7)), (503, Some(7)), (200, None), (403, None), (404, None)] {
             let status = StatusCode::from_u16(status).expect("a status");
             assert_eq!(retry_after(status, &headers).map(|wait| wait.as_secs()), wait, "{status}");
         }

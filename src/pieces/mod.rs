@@ -14,6 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::sys::statvfs::statvfs;
+
 use crate::domain::{Generation, PieceDigest, PieceNumber, PieceSize, TaskId};
 pub use md5_pair::Md5;
 pub use slot::{HEADER_BYTES, Slot, SlotPart, SlotWriter};
@@ -137,8 +139,8 @@ impl Repository {
 
     /// Bytes that the disk of the directory has left for us.
     pub fn free_bytes(&self) -> Result<u64, PieceFileError> {
-        let room = rustix::fs::statvfs(&self.root).map_err(|error| failed("look at the room for", &self.root)(error.into()))?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+        let room = statvfs(&self.root).map_err(|error| failed("look at the room for", &self.root)(error.into()))?;
+        Ok(room.blocks_available().saturating_mul(room.fragment_size()))
     }
 
     /// How long a task's file is; 0 where there is none.

@@ -3,21 +3,23 @@
 use std::fmt;
 use std::io::{BufWriter, IsTerminal};
 
-use anyhow::Context;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use super::rolling::{LogFile, RollingFile};
+use super::rolling::RollingFile;
 
 /// Names the environment variable that sets what is logged.
 const LOG_VARIABLE: &str = "SUPERNODE_LOG";
 
 /// The environment asks for a log that there cannot be.
 #[derive(Debug, thiserror::Error)]
-#[error("the environment variable {LOG_VARIABLE} is {directives:?}; allowed is a log filter like info or info,supernode=debug")]
+#[error(
+    "the environment variable {LOG_VARIABLE} is {directives:?}; allowed is a log filter like info or info,supernode=debug: {why}"
+)]
 pub struct WrongLogFilter {
     directives: String,
-    source: tracing_subscriber::filter::ParseError,
+    /// It tells its own cause, and is none that would be told again.
+    why: tracing_subscriber::filter::ParseError,
 }
 
 /// Lines that may wait to be written.
@@ -43,21 +45,17 @@ impl fmt::Debug for Log {
 
 impl Log {
     /// Sends the log to a file, or to standard error.
-    pub fn set_up(debug: bool, file: Option<LogFile>) -> anyhow::Result<Self> {
+    pub fn set_up(debug: bool, file: Option<RollingFile>) -> Result<Self, WrongLogFilter> {
         let directives = std::env::var(LOG_VARIABLE).ok().filter(|directives| !directives.is_empty());
         let filter = match &directives {
             Some(directives) => {
-                EnvFilter::try_new(directives).map_err(|source| WrongLogFilter { directives: directives.clone(), source })?
+                EnvFilter::try_new(directives).map_err(|why| WrongLogFilter { directives: directives.clone(), why })?
             }
             None => filter(debug),
         };
         let colours = file.is_none() && std::io::stderr().is_terminal();
         let (writer, written) = match file {
-            Some(file) => {
-                let path = file.path.clone();
-                let file = RollingFile::open(file).with_context(|| format!("cannot log to the file {}", path.display()))?;
-                behind_a_thread(file)
-            }
+            Some(file) => behind_a_thread(file),
             None => behind_a_thread(std::io::stderr()),
         };
         let builder = tracing_subscriber::fmt()

@@ -6,4 +6,4 @@ pub mod recovery;
 mod rolling;
 
 pub use log::{Log, WrongLogFilter};
-pub use rolling::LogFile;
+pub use rolling::{LogFile, NoLogFile, RollingFile};

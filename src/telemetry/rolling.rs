@@ -23,6 +23,17 @@ pub struct LogFile {
     pub age_max: Duration,
 }
 
+/// The configuration names a log file that there cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "logConfig.path is {}, which cannot be opened; let it be made there, with room on its disk, or name another file with --log-path",
+    path.display()
+)]
+pub struct NoLogFile {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// The file that is written.
 #[derive(Debug)]
 pub struct RollingFile {
@@ -33,13 +44,11 @@ pub struct RollingFile {
 
 impl RollingFile {
     /// Goes on where an earlier process ended. The directory is made if it is not there.
-    pub fn open(limits: LogFile) -> io::Result<Self> {
-        if let Some(directory) = limits.path.parent() {
-            fs::create_dir_all(directory)?;
+    pub fn open(limits: LogFile) -> Result<Self, NoLogFile> {
+        match make(&limits.path) {
+            Ok((file, length)) => Ok(Self { limits, file, length }),
+            Err(source) => Err(NoLogFile { path: limits.path, source }),
         }
-        let file = open(&limits.path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { limits, file, length })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -76,6 +85,15 @@ impl Write for RollingFile {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+fn make(path: &Path) -> io::Result<(File, u64)> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -3,8 +3,8 @@
 //!
 //! [`fault`] stands under the binary, which [`steps`] tries by itself. In [`cycle`], clients load the service until it dies; every answer that arrived is an
 //! acknowledgement, and after the next start all of them are looked for, and nothing else may be half there. In
-//! [`replacements`] one database takes the place of another; in [`corruption`] files are broken; [`secrets`] and
-//! [`undurable`] look for what nobody may be told, ever or yet.
+//! [`replacements`] one database takes the place of another; in [`corruption`] files are broken; in [`disks`] and [`room`] disks
+//! fail, or have too little room; [`secrets`] and [`undurable`] look for what nobody may be told, ever or yet.
 //!
 //! `CRASH_SEED` brings back the choices of a failure, `CRASH_CYCLES` sets how many cycles there are, `CRASH_VERBOSE=1`
 //! tells after every home how far they are. A soak:
@@ -25,6 +25,7 @@ mod files;
 mod harness;
 mod model;
 mod replacements;
+mod room;
 mod secrets;
 #[allow(dead_code, reason = "made for all tests that need a home to break")]
 mod stage;

@@ -112,6 +112,11 @@ impl Handover {
         self.supervisor
     }
 
+    /// Whether clients were served before: then this is a restart.
+    pub const fn has_served(&self) -> bool {
+        self.news.served
+    }
+
     /// Tells the supervisor that clients are served.
     pub fn tell_ready(&self) {
         if let Err(error) = self.tell(Signal::USR1) {

@@ -28,7 +28,7 @@ use crate::commands::home_lock::HomeLock;
 use crate::config::{Config, Home, LogConfig, Sources, units};
 use crate::http::{Api, Connections, Observed, Staged, api_routes, control_routes, download_routes, serve_tcp, serve_unix};
 use crate::telemetry::recovery::RECOVERY;
-use crate::telemetry::{Log, LogFile};
+use crate::telemetry::{Log, LogFile, NoLogFile, RollingFile};
 
 /// How long connections may take to end once the service is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handov
     let loaded = sources.load()?;
     // Whatever is made from here on is this user's alone: credentials for sources are stored in the home.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    let log = set_up_log(&loaded.config)?;
+    let log = set_up_log(&loaded.config, handover.as_ref().is_some_and(Handover::has_served))?;
     if let Some(handover) = &handover {
         log_news(&handover.news);
     }
@@ -94,7 +94,19 @@ fn log_news(news: &News) {
     }
 }
 
-fn set_up_log(config: &Config) -> anyhow::Result<Log> {
+/// A service that served before does not end for want of a log file: it can do without, and clients cannot.
+fn set_up_log(config: &Config, has_served: bool) -> anyhow::Result<Log> {
+    match open_log_file(config) {
+        Err(error) if has_served => {
+            let log = Log::set_up(config.debug, None)?;
+            tracing::error!(error = &error as &dyn std::error::Error, "logging to standard error until the next restart");
+            Ok(log)
+        }
+        file => Ok(Log::set_up(config.debug, file?)?),
+    }
+}
+
+fn open_log_file(config: &Config) -> Result<Option<RollingFile>, NoLogFile> {
     let LogConfig { path, size_max_mb, backups_max, age_max_days } = &config.log;
     let file = path.as_ref().map(|path| LogFile {
         path: path.clone(),
@@ -102,7 +114,7 @@ fn set_up_log(config: &Config) -> anyhow::Result<Log> {
         backups_max: *backups_max,
         age_max: Duration::from_hours(24 * u64::from(*age_max_days)),
     });
-    Log::set_up(config.debug, file)
+    file.map(RollingFile::open).transpose()
 }
 
 /// Every connection and open piece file takes a descriptor, and the usual soft limit is that of an interactive program.
@@ -222,9 +234,8 @@ impl Service {
         }
     }
 
-    /// Whether clients were served before: then this is a restart.
     fn has_served(&self) -> bool {
-        self.handover.as_ref().is_some_and(|handover| handover.news.served)
+        self.handover.as_ref().is_some_and(Handover::has_served)
     }
 
     /// Whether another program goes on where this one ends before it is ready.

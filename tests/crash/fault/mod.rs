@@ -53,6 +53,7 @@ const SEED_AT: u64 = 32;
 const FIRED_AT: u64 = 40;
 const FAILED_AT: u64 = 48;
 const JOURNAL_BYTES_AT: u64 = 56;
+const FREE_AND_ONE_AT: u64 = 72;
 const LAST_AT: u64 = 256;
 const LAST_BYTES: usize = 256;
 const RULES_AT: u64 = 512;
@@ -155,6 +156,11 @@ impl Faults {
     /// Nothing fails from now on.
     pub fn heal(&self) {
         (0..RULES).for_each(|rule| self.write(RULES_AT + rule * RULE_BYTES as u64, &0_u32.to_ne_bytes()));
+    }
+
+    /// Has the disk say that it has so many bytes left, whatever is written and removed; `None`: what it has.
+    pub fn leave_free(&self, bytes: Option<u64>) {
+        self.set(FREE_AND_ONE_AT, bytes.map_or(0, |bytes| bytes + 1));
     }
 
     /// Calls that failed so far because they were to.

@@ -10,7 +10,7 @@ use crate::harness::dump::output;
 use crate::harness::eventually;
 use crate::harness::exchange::{self, get, request};
 use crate::harness::origin::{Ending, File, Origin};
-use crate::harness::pieces::{PIECE_SIZE, random_content};
+use crate::harness::pieces::{PIECE_SIZE, other_content, random_content};
 use crate::harness::service::{Service, command};
 
 /// Nothing goes by itself in the time of a test.
@@ -79,6 +79,23 @@ async fn a_dry_run_tells_what_would_go_and_takes_nothing_and_the_real_one_takes_
     assert_eq!(files(&service).len(), 1);
     assert_eq!(service.dump().await.of_kind("task").count(), 1);
     assert_eq!(pull(&service, &using, client.cid()).await.code, 601, "what is in use stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_failed_is_not_said_to_be_fetched_by_the_client_of_whose_piece_nothing_was_heard() {
+    let (origin, service) = (Origin::start().await, Service::start_configured(BY_HAND).await);
+    let content = random_content(9_000_000);
+    let url = origin.put("file", File { ending: Ending::StallsAfter(5_000_000), ..File::new(content.clone()) });
+    let (client, task) = register(&service, &url).await.expect("it is accepted");
+    eventually("a piece is in flight", async || (pull(&service, &task, client.cid()).await.code == 601).then_some(())).await;
+    origin.put("file", File { revision: 2, ..File::new(other_content(&content)) });
+    let failed = async || {
+        let lines = lines(&service, &["--dry-run", "--json"]).await;
+        Some(line_of(&lines, &task).clone()).filter(|line| line["cdnStatus"] == "FAILED")
+    };
+    let told = eventually("its source has failed", failed).await;
+    let why = "it has failed, and what comes of pieces on their way to clients is not known yet";
+    assert_eq!((&told["goes"], &told["why"]), (&false.into(), &why.into()), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

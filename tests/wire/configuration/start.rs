@@ -104,6 +104,9 @@ async fn a_wrong_value_stops_the_start_with_exit_code_2() {
         let Ended { code, errors, .. } = run(command).await;
         assert_eq!(code, Some(WRONG), "{errors}");
         assert!(errors.contains(&says), "{errors:?} does not say {says:?}");
+        let parts: Vec<&str> = errors.trim().split(": ").collect();
+        let repeated = parts.iter().enumerate().find(|(place, part)| parts[..*place].contains(part));
+        assert_eq!(repeated, None, "told twice in {errors:?}");
         assert!(!home.exists(), "nothing is made for a service that does not start");
     }
 }

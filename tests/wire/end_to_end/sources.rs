@@ -76,8 +76,17 @@ async fn a_source_that_changes_mid_way_ends_the_old_download_with_610() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_sends_another_part_than_it_was_asked_for_is_begun_anew() {
+    begin_anew(File { misplaces_parts: true, ..File::new(random_content(FILE_BYTES)) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_sends_less_of_a_part_than_it_said_is_begun_anew() {
+    begin_anew(File { shortens_parts: true, ..File::new(random_content(FILE_BYTES)) }).await;
+}
+
+/// Of a file whose parts are not what they are said to be, a client that has some of it is told 610, and the next gets all.
+async fn begin_anew(lying: File) {
     let origin = Origin::start().await;
-    let lying = File { misplaces_parts: true, ..File::new(random_content(FILE_BYTES)) };
     let url = origin.put("file", File { ending: Ending::StallsAfter(INTERRUPTED_AFTER), ..lying.clone() });
     let service = Service::start().await;
     let wanted = Wanted::url(&url);

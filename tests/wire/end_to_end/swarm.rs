@@ -74,6 +74,7 @@ async fn a_slow_client_holds_nobody_up_and_gets_everything() {
 /// Kills the service and starts it again; nothing that was acknowledged before may be missing after.
 async fn kill_and_restart(swarm: &Swarm, service: &mut Service) {
     check_kept(&swarm.acknowledged(), &service.dump().await, "while the service runs");
+    let outage = swarm.outage();
     service.kill9();
     let at_the_kill = swarm.acknowledged();
     let arrived = swarm.arrived();
@@ -82,6 +83,7 @@ async fn kill_and_restart(swarm: &Swarm, service: &mut Service) {
     assert!(kept > 0, "{arrived} pieces arrived and none was acknowledged: this kill would prove nothing");
     let began = Instant::now();
     service.restart().await;
+    drop(outage);
     println!("killed after {arrived} pieces, serving again after {:?}", began.elapsed());
     check_kept(&at_the_kill, &service.dump().await, "after the kill");
 }

@@ -94,6 +94,21 @@ impl Supervised {
         kill_process(self.worker(), Signal::KILL).expect("the worker is ours to signal");
     }
 
+    /// Kills one worker after the other as soon as its supervisor was told that it serves. The last is not followed yet.
+    pub async fn kill_workers(&mut self, deaths: u32) {
+        for death in 1..=deaths {
+            // A worker reads its configuration again only after it has told that.
+            let reloads = || self.log().matches("configuration is reloaded").count();
+            let before = reloads();
+            self.signal(Signal::HUP);
+            eventually("the worker has heard", async || (reloads() > before).then_some(())).await;
+            self.kill_worker();
+            if death < deaths {
+                self.next_worker().await;
+            }
+        }
+    }
+
     /// Waits for a worker that follows the last one that this has seen, and serves.
     pub async fn next_worker(&mut self) {
         let before = self.worker.pid;
@@ -148,10 +163,12 @@ pub fn command_in(directory: &Path) -> Command {
     command
 }
 
-/// Beside and renamed: a program that runs cannot be written.
+/// Beside and renamed: a program that runs cannot be written. Nor can one be run that is open for writing, as what this
+/// process writes is for a moment in whatever other tests start meanwhile: so another process copies it.
 fn install(program: &Path, place: &Path) {
     let beside = place.with_extension("new");
-    std::fs::copy(program, &beside).expect("the program can be copied");
+    let copied = Command::new("cp").arg(program).arg(&beside).status().expect("cp can be run");
+    assert!(copied.success(), "the program can be copied");
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).expect("it can be made a program");
     std::fs::rename(&beside, place).expect("it can be put in place");
 }

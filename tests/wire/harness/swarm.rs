@@ -17,15 +17,27 @@ pub struct Swarm {
     clients: Vec<Arc<Client>>,
     downloading: JoinSet<Result<Downloaded, Surprise>>,
     arrived: watch::Receiver<u32>,
+    service_away: watch::Sender<bool>,
+}
+
+/// A time without a service, which no client's timeout counts. It ends when this is dropped.
+pub struct Outage(watch::Sender<bool>);
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 impl Swarm {
     /// One client of each of these releases.
     pub async fn start(api: SocketAddr, url: &str, releases: &[&'static Release]) -> Self {
         let (progress, arrived) = watch::channel(0);
-        let mut swarm = Self { clients: Vec::new(), downloading: JoinSet::new(), arrived };
+        let service_away = watch::Sender::new(false);
+        let mut swarm = Self { clients: Vec::new(), downloading: JoinSet::new(), arrived, service_away };
         for release in releases {
-            let client = Arc::new(Client::start(release).await.with_progress(progress.clone()));
+            let client = Client::start(release).await.with_progress(progress.clone());
+            let client = Arc::new(client.with_outages(swarm.service_away.subscribe()));
             swarm.clients.push(client.clone());
             let wanted = Wanted::url(url);
             swarm.downloading.spawn(async move { client.download(api, &wanted).await });
@@ -55,6 +67,12 @@ impl Swarm {
                 () = tokio::time::sleep(NEXT_PIECE_TIMEOUT) => panic!("{} pieces, and none in {NEXT_PIECE_TIMEOUT:?}", self.arrived()),
             }
         }
+    }
+
+    /// Said by whoever takes the service away, until it is there again.
+    pub fn outage(&self) -> Outage {
+        self.service_away.send_replace(true);
+        Outage(self.service_away.clone())
     }
 
     pub fn acknowledged(&self) -> Vec<(String, Acknowledged)> {

@@ -1,6 +1,6 @@
 //! Workers that die, supervisors that die, and signals that are passed on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, test_kill_process};
 
@@ -14,6 +14,10 @@ use crate::harness::pieces::random_content;
 use crate::harness::supervised::Supervised;
 
 const DEATHS: u32 = 5;
+/// Soon after workers were ready, one after the other.
+const QUICK_DEATHS: u32 = 6;
+/// Before the worker that follows the last of them: nothing, 0.1, 0.2, 0.4, 0.8 and then so many seconds.
+const PAUSE_AFTER_THEM: Duration = Duration::from_millis(1600);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_dies_is_followed_by_another_and_no_call_is_refused() {
@@ -36,6 +40,18 @@ async fn a_worker_that_dies_is_followed_by_another_and_no_call_is_refused() {
     let told = || supervised.log().matches("the service died and is started again death=\"signal 9\"").count();
     eventually("every death is told of", async || (told() >= DEATHS as usize).then_some(())).await;
     assert_eq!(told(), DEATHS as usize, "every death is told of once; the log:\n{}", supervised.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_again_and_again_is_started_ever_later_and_never_given_up() {
+    let mut supervised = Supervised::start().await;
+    let callers = Callers::start(supervised.api());
+    supervised.kill_workers(QUICK_DEATHS).await;
+    let died = Instant::now();
+    supervised.next_worker().await;
+    let paused = died.elapsed();
+    assert!(paused >= PAUSE_AFTER_THEM, "started again {paused:?} after the last of {QUICK_DEATHS} quick deaths");
+    callers.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

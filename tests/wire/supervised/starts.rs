@@ -14,11 +14,12 @@ const HOME_IN_USE: i32 = 3;
 async fn a_start_in_vain_says_why_once_and_leaves_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
-    let cases: [(&[&str], i32, String); 5] = [
+    let cases: [(&[&str], i32, String); 6] = [
         (&["--port", &port], FAILED, format!("cannot listen on port {port} of 127.0.0.1; choose another with --port")),
         (&["--bind", "192.0.2.77"], FAILED, "of 192.0.2.77; choose an address of this machine with --bind".to_owned()),
         (&["--up-limit", "many"], WRONG_CONFIGURATION, "--up-limit: peerUpLimit is \"many\"".to_owned()),
         (&["--cdn-pattern", "hybrid"], WRONG_CONFIGURATION, "cdnPattern is \"hybrid\"".to_owned()),
+        (&["--log-path", "/dev/null/log"], WRONG_CONFIGURATION, "logConfig.path is /dev/null/log, which cannot be".to_owned()),
         (&["--home-dir", "/dev/null/home"], FAILED, "cannot make the directory /dev/null/home".to_owned()),
     ];
     for (arguments, code, says) in cases {

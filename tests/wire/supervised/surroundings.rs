@@ -48,6 +48,34 @@ async fn a_log_that_nobody_reads_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_log_file_can_no_longer_be_made_goes_on_with_standard_error() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let logs = directory.path().join("logs");
+    let path = logs.join("supernode.log");
+    let mut service = Supervised::start_with(|command| {
+        command.arg("--log-path").arg(&path);
+    })
+    .await;
+    assert_eq!(service.log(), "", "standard error is silent where there is a log file");
+    std::fs::rename(&logs, directory.path().join("aside")).expect("moved");
+    std::fs::write(&logs, "no directory").expect("written");
+    service.kill_worker();
+    service.next_worker().await;
+    let log = service.log();
+    for part in ["logging to standard error", "logConfig.path is", "the service died and is started again", "serving"] {
+        assert!(log.contains(part), "{part:?} is not in {log}");
+    }
+    assert!(is_ready(&service).await);
+
+    std::fs::remove_file(&logs).expect("removed");
+    service.kill_worker();
+    service.next_worker().await;
+    assert_eq!(service.log(), log, "the next worker logs to the file again");
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("the file has what it says", async || text().contains("serving").then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_twice_does_not_wait_for_a_worker_that_hangs() {
     let mut service = Supervised::start().await;
     kill_process(service.worker(), Signal::STOP).expect("the worker is ours to signal");

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, test_kill_process};
 
 use super::Callers;
 use crate::harness::client::{Client, Release, Wanted};
@@ -79,6 +79,23 @@ async fn a_stop_in_the_middle_of_an_upgrade_is_a_stop() {
         supervised.signal(Signal::TERM);
         assert_eq!(supervised.ended().await.code(), Some(0), "{after_ms} ms after: {}", supervised.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_is_asked_for_between_two_workers_is_not_forgotten() {
+    /// After so many quick deaths the next worker is waited for longest.
+    const QUICK_DEATHS: u32 = 7;
+    let mut supervised = Supervised::start().await;
+    supervised.kill_workers(QUICK_DEATHS).await;
+    let (dead, old) = (supervised.worker(), program_of(supervised.supervisor()));
+    eventually("the dead worker is buried", async || test_kill_process(dead).is_err().then_some(())).await;
+    supervised.replace_program(Path::new(binary()));
+    supervised.signal(Signal::USR2);
+    supervised.next_worker().await;
+    let new = inode(&supervised.program());
+    assert_ne!(new, old);
+    assert_eq!(program_of(supervised.worker()), new, "the old program goes on: {}", supervised.log());
+    eventually("the supervisor is the new program", async || (program_of(supervised.supervisor()) == new).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::watch;
 
 use super::{Release, Surprise};
 use crate::harness::exchange::{self, Answer, CallError, Response};
@@ -21,13 +22,15 @@ const WRITTEN_WAIT: Duration = Duration::from_millis(300);
 pub struct Control {
     api: SocketAddr,
     release: &'static Release,
+    /// Whether a test has taken the service away.
+    service_away: watch::Receiver<bool>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     questions: AtomicU32,
 }
 
 impl Control {
-    pub fn new(api: SocketAddr, release: &'static Release) -> Self {
-        Self { api, release, idle: Mutex::default(), questions: AtomicU32::new(0) }
+    pub fn new(api: SocketAddr, release: &'static Release, service_away: watch::Receiver<bool>) -> Self {
+        Self { api, release, service_away, idle: Mutex::default(), questions: AtomicU32::new(0) }
     }
 
     pub const fn api(&self) -> SocketAddr {
@@ -82,10 +85,28 @@ impl Control {
                 }
             }
         };
-        let outcome = tokio::time::timeout(timeout, attempts).await.unwrap_or(Err(CallError::Late(timeout)));
+        let outcome = tokio::select! {
+            outcome = attempts => outcome,
+            () = self.served_for(timeout) => Err(CallError::Late(timeout)),
+        };
         match outcome {
             Ok(response) => Ok((asked, response)),
             Err(error) => Err(Surprise::new(format!("{asked}: {error}"))),
+        }
+    }
+
+    /// Returns once there has been a service for so long. While a test has taken it away the clients' clocks stand: how long
+    /// a busy machine needs to start another process says nothing of the service.
+    async fn served_for(&self, time: Duration) {
+        let (mut service_away, mut left) = (self.service_away.clone(), time);
+        loop {
+            // Whoever took it away may have gone: then it is there.
+            let _ = service_away.wait_for(|away| !away).await;
+            let began = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                Ok(_) = service_away.wait_for(|away| *away) => left = left.saturating_sub(began.elapsed()),
+            }
         }
     }
 

@@ -136,6 +136,8 @@ pub struct Client {
     link_bytes_per_s: Option<u64>,
     /// Counts pieces as they arrive, for tests that act on progress.
     progress: Option<watch::Sender<u32>>,
+    /// Whether a test has taken the service away.
+    service_away: watch::Receiver<bool>,
     upload: Upload,
     acknowledged: Mutex<Acknowledged>,
 }
@@ -151,8 +153,8 @@ impl Client {
     /// A client with an id that may be known already, and an upload server that is new.
     pub async fn start_as(release: &'static Release, cid: &str) -> Self {
         let upload = Upload::start(&format!("a-file-{cid}")).await;
-        let acknowledged = Mutex::default();
-        Self { cid: cid.to_owned(), release, link_bytes_per_s: None, progress: None, upload, acknowledged }
+        let (acknowledged, service_away) = (Mutex::default(), watch::Sender::new(false).subscribe());
+        Self { cid: cid.to_owned(), release, link_bytes_per_s: None, progress: None, service_away, upload, acknowledged }
     }
 
     /// Comes with pieces that it got elsewhere, as a client does that lost its supernode.
@@ -171,6 +173,11 @@ impl Client {
     /// Counts its pieces there, too.
     pub fn with_progress(self, progress: watch::Sender<u32>) -> Self {
         Self { progress: Some(progress), ..self }
+    }
+
+    /// Waits no time for a service that a test says to be away.
+    pub fn with_outages(self, service_away: watch::Receiver<bool>) -> Self {
+        Self { service_away, ..self }
     }
 
     pub fn cid(&self) -> &str {
@@ -193,7 +200,7 @@ impl Client {
 
     /// Registers, as often as it is told to ask again, and returns the last answer, whatever its code.
     pub async fn register(&self, api: SocketAddr, wanted: &Wanted) -> Result<Answer, Surprise> {
-        self.register_over(&Control::new(api, self.release), wanted).await
+        self.register_over(&self.control(api), wanted).await
     }
 
     /// Downloads what is wanted, from first word to last, and returns it once every byte was checked.
@@ -203,7 +210,7 @@ impl Client {
 
     /// Downloads what a registration of this client, answered like this, was for.
     pub async fn download_registered(self: &Arc<Self>, api: SocketAddr, registered: &Answer) -> Result<Downloaded, Surprise> {
-        let control = Arc::new(Control::new(api, self.release));
+        let control = Arc::new(self.control(api));
         self.in_time(self.go_on(control, registered, Vec::new(), Instant::now())).await
     }
 
@@ -216,7 +223,7 @@ impl Client {
 
     async fn run(self: &Arc<Self>, api: SocketAddr, wanted: &Wanted) -> Result<Downloaded, Surprise> {
         let began = Instant::now();
-        let control = Arc::new(Control::new(api, self.release));
+        let control = Arc::new(self.control(api));
         let answer = self.register_over(&control, wanted).await?;
         self.go_on(control, &answer, wanted.headers.clone(), began).await
     }
@@ -258,7 +265,7 @@ impl Client {
     pub async fn go_away(&self, api: SocketAddr) -> Result<(), Surprise> {
         let task = self.acknowledged().task.expect("only who has registered goes away");
         let target = format!("/peer/service/down?taskId={task}&{}={}", self.release.spelling.own, self.cid);
-        let answer = Control::new(api, self.release).get(&target).await?;
+        let answer = self.control(api).get(&target).await?;
         if answer.code == self.release.going_down_accepted { Ok(()) } else { Err(Surprise::answer(&target, &answer)) }
     }
 
@@ -277,6 +284,10 @@ impl Client {
     /// Loses what it has written; its port stays open.
     pub fn forget(&self) {
         self.shelf().clear();
+    }
+
+    fn control(&self, api: SocketAddr) -> Control {
+        Control::new(api, self.release, self.service_away.clone())
     }
 
     async fn register_over(&self, control: &Control, wanted: &Wanted) -> Result<Answer, Surprise> {

@@ -51,6 +51,8 @@ pub struct File {
     pub hides_total: bool,
     /// Says of every part that it begins a byte later than it was asked for.
     pub misplaces_parts: bool,
+    /// Sends a byte less of every part than it says.
+    pub shortens_parts: bool,
     /// Answered instead of the file to whoever asks for more than its first byte.
     pub status_of_parts: Option<StatusCode>,
     /// Says nothing by which its content could be recognised.
@@ -86,6 +88,7 @@ impl File {
             ignores_range: false,
             hides_total: false,
             misplaces_parts: false,
+            shortens_parts: false,
             status_of_parts: None,
             unvalidated: false,
             ignores_conditions: false,
@@ -332,7 +335,7 @@ async fn answer(files: &Files, request: &Request<Incoming>) -> Response<Body> {
         let range = format!("bytes {start}-{}/{total}", part.end - 1);
         response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
     }
-    let part = part.unwrap_or(0..total);
+    let part = part.map_or(0..total, |part| part.start..part.end - usize::from(file.shortens_parts));
     if !file.chunked {
         response = response.header("content-length", file.announced_length.unwrap_or(part.len() as u64));
     }
