@@ -13,7 +13,8 @@ pub trait Ledger: Send + Sync {
         length: Option<u64>,
         validators: Validators,
     ) -> impl Future<Output = Result<PieceSize, LedgerError>> + Send;
-    /// The source has answered for the first time, and all of its content, too small for a file, came with that.
+    /// The source has answered for the first time, and all of its content, too small for a file, came with that. There is
+    /// nothing left to fetch.
     fn answered_whole(
         &self,
         content: &[u8],

@@ -115,15 +115,16 @@ impl Worker {
         self.flow.set_limits(limits);
     }
 
-    /// Fetches what is missing of a task. Dropping the future stops it; what the ledger heard of is kept.
-    pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Fetched, FetchError> {
+    /// Fetches what is missing of a task; `None` where the ledger heard of all of it at once. Dropping the future stops it;
+    /// what the ledger heard of is kept.
+    pub async fn fetch(&self, spec: &TaskSpec, start: Start, ledger: &impl Ledger) -> Result<Option<Fetched>, FetchError> {
         let visit = self.places.visit(spec);
         let mut start = start;
         let bytes = start.bytes.take();
         let mut download = Download::new(start);
         rehash(spec, &mut download, bytes, ledger).await?;
         if download.is_complete() {
-            return Ok(download.fetched());
+            return Ok(Some(download.fetched()));
         }
         let mut attempts = 0;
         loop {
@@ -180,7 +181,7 @@ impl Worker {
         visit: &Visit<'p>,
         download: &mut Download,
         ledger: &impl Ledger,
-    ) -> Result<ControlFlow<Fetched, (Answer, Known, Taken<'p>)>, FetchError> {
+    ) -> Result<ControlFlow<Option<Fetched>, (Answer, Known, Taken<'p>)>, FetchError> {
         let mut held: Option<Taken<'p>> = None;
         loop {
             let Some(mut answer) = self.ask(spec, visit, download, ledger).await? else {
@@ -190,13 +191,13 @@ impl Worker {
                 }
                 // The process before this one stored the last byte, and only did not come to know that it was.
                 check_md5(spec, &download.hash)?;
-                return Ok(ControlFlow::Break(download.fetched()));
+                return Ok(ControlFlow::Break(Some(download.fetched())));
             };
             if download.known.is_none()
                 && let Some((content, md5)) = self.content_with_head(spec, &mut answer).await
             {
                 ledger.answered_whole(&content, md5, answer.validators).await?;
-                return Ok(ControlFlow::Break(Fetched { md5, length: content.len() as u64 }));
+                return Ok(ControlFlow::Break(None));
             }
             let known = download.learn(&answer, ledger).await?;
             let length = known.length.or(download.told_length);
@@ -234,7 +235,7 @@ impl Worker {
         visit: &Visit<'_>,
         download: &mut Download,
         ledger: &impl Ledger,
-    ) -> Result<Fetched, FetchError> {
+    ) -> Result<Option<Fetched>, FetchError> {
         let (mut answer, known, taking) = match self.answer_and_place(spec, visit, download, ledger).await? {
             ControlFlow::Continue(coming) => coming,
             ControlFlow::Break(fetched) => return Ok(fetched),
@@ -245,7 +246,7 @@ impl Worker {
             let part = body.next_part().await?;
             // All of it is here; what is left to do takes none of the source's time.
             drop(body);
-            return download.take_small(spec, known.piece_size, &part, ledger).await;
+            return download.take_small(spec, known.piece_size, &part, ledger).await.map(Some);
         }
         let file = match &download.file {
             Some(file) => file.clone(),
@@ -255,7 +256,7 @@ impl Worker {
                 download.file.insert(Arc::new(opened)).clone()
             }
         };
-        download.take_body(spec, body, &file, ledger).await
+        download.take_body(spec, body, &file, ledger).await.map(Some)
     }
 }
 

@@ -42,7 +42,6 @@ impl Cluster {
             let Some(Some(outcome)) = cluster.stopping.run_until_cancelled(fetching).await else { return };
             match outcome {
                 Ok(Some(fetched)) => cluster.finish(&cell, fetched).await,
-                // Nothing of it is to be here.
                 Ok(None) => {}
                 Err(FetchError::Ledger(LedgerError::Stopping)) => {}
                 Err(error) => {
@@ -61,7 +60,7 @@ impl Cluster {
         });
     }
 
-    /// Fetches what is to be here of a source, if anything is.
+    /// Fetches what is to be here of a source; `None` where nothing is, or where all of it came at once and that is noted.
     async fn fetch(self: &Arc<Self>, cell: &Arc<Cell>, spec: &TaskSpec) -> Result<Option<Fetched>, FetchError> {
         if spec.headers_left_out {
             return Err(OriginError::HeadersLeftOut.into());
@@ -86,7 +85,9 @@ impl Cluster {
             let stored = start.stored.iter().map(|digest| u64::from(digest.slot_len())).sum();
             self.check_room_on_disk(known.length.unwrap_or_default().saturating_sub(stored)).await?;
         }
+        tracing::debug!(task = %cell.spec.id, "asking the source");
         let fetched = self.worker.fetch(spec, start, &CellLedger { cluster: self, cell }).await?;
+        let Some(fetched) = fetched else { return Ok(None) };
         // Clients were told of pieces that are past its end.
         let inner = cell.lock();
         if inner.swarm.status().piece_size.piece_count(fetched.length) < Some(inner.swarm.known_end()) {
@@ -114,23 +115,27 @@ impl Cluster {
         let mut effects = Effects::default();
         let ticket = {
             let Ok(mut inner) = cell.live() else { return };
-            inner.fetching = Fetching::Idle { failed: None };
-            inner.touch(self.now());
-            inner.validated = Validated::now(self.now());
+            self.note_finished(&mut inner, fetched, &mut effects);
             cell.probe.send_replace(Probe::Answered);
-            let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
-            // The swarm refuses nothing that its own worker tells.
-            let _ = inner.swarm.handle(self.now(), event, &mut effects);
-            if inner.swarm.is_whole() {
-                inner.drop_headers(&mut effects);
-            }
             inner.submit(room, &mut effects)
         };
         cell.wake(effects.openings);
         if ticket.durable().await.is_ok() {
-            let url = crate::domain::task::redacted_url(&cell.spec.raw_url);
-            tracing::info!(task = %cell.spec.id, url, length = fetched.length, "source is here whole");
-            METRICS.cdn_download.inc();
+            tell_finished(&cell.spec, fetched);
+        }
+    }
+
+    /// Takes in that a download has ended, and all of its source is here.
+    fn note_finished(&self, inner: &mut Inner, fetched: Fetched, effects: &mut Effects) {
+        let now = self.now();
+        inner.fetching = Fetching::Idle { failed: None };
+        inner.touch(now);
+        inner.validated = Validated::now(now);
+        let event = Event::SourceFinished { md5: fetched.md5, length: fetched.length };
+        // The swarm refuses nothing that its own worker tells.
+        let _ = inner.swarm.handle(now, event, effects);
+        if inner.swarm.is_whole() {
+            inner.drop_headers(effects);
         }
     }
 
@@ -281,6 +286,12 @@ impl About {
 /// Whether what clients have been told is not so.
 const fn is_contradiction(error: &FetchError) -> bool {
     matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Contradiction))
+}
+
+fn tell_finished(spec: &TaskSpec, fetched: Fetched) {
+    let url = crate::domain::task::redacted_url(&spec.raw_url);
+    tracing::info!(task = %spec.id, url, length = fetched.length, "source is here whole");
+    METRICS.cdn_download.inc();
 }
 
 /// Once its length is known, if it will be: what comes with its head is here before there is anything to say of it.
@@ -474,13 +485,16 @@ impl Ledger for CellLedger<'_> {
 
     async fn answered_whole(&self, content: &[u8], md5: Md5Digest, validators: Validators) -> Result<(), LedgerError> {
         let length = content.len() as u64;
+        let fetched = Fetched { md5, length };
         let (turn, room) = self.room_for(Some(length)).await?;
         let mut effects = Effects::default();
         let ticket = {
             let mut inner = self.live()?;
+            // They have done their service, so that they are never stored.
+            inner.drop_headers(&mut effects);
             let piece_size = self.take_answer(&mut inner, Some(length), validators, &mut effects)?;
             self.keep(&mut inner, &Slot::wrap(piece_size, content), &mut effects)?;
-            self.tell(&mut inner, Event::SourceFinished { md5, length }, &mut effects)?;
+            self.cluster.note_finished(&mut inner, fetched, &mut effects);
             inner.submit_content(room, &mut effects)
         };
         drop(turn);
@@ -488,6 +502,7 @@ impl Ledger for CellLedger<'_> {
         self.cell.wake(effects.openings);
         durable(ticket).await?;
         self.cluster.refusals.lock().forget(&self.cell.spec.id);
+        tell_finished(&self.cell.spec, fetched);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Changes as writes: which rows of which trees each becomes, or takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sled::transaction::{TransactionError, Transactional};
 use sled::{Batch, IVec, Tree};
@@ -10,7 +10,7 @@ use super::records::{
 };
 use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
-use crate::domain::{Change, Durability};
+use crate::domain::{Change, Durability, TaskId, TaskSpec};
 
 /// Larger records are cut into chunks of this many bytes. sled makes a file of its own of a leaf with more than 128 KiB,
 /// and neither writes nor removes that in step with its log ([`super::blobs`]). A leaf has some 20 values at most.
@@ -35,14 +35,14 @@ pub(super) fn write<'a>(
         if let Some(ended) = Ended::by(change) {
             batches.remove_ended(store, &ended)?;
         }
-        batches.add(change)?;
+        batches.add(store, change)?;
     }
     let written = batches.apply(store)?;
     store.count_commit()?;
     Ok(written)
 }
 
-/// What a change ends or replaces: rows that only the database can name.
+/// What a change ends: rows that only the database can name.
 struct Ended {
     tables: &'static [Table],
     prefix: Vec<u8>,
@@ -79,11 +79,8 @@ impl Ended {
             Change::PreheatForgotten(id) => {
                 Some(Self { tables: &[Table::Preheats], prefix: id.as_bytes().to_vec(), client: None })
             }
-            // A shorter record than before has fewer chunks, and the others may have secrets.
-            Change::TaskRedefined(spec) => {
-                Some(Self { tables: &[Table::Sources], prefix: spec.id.as_bytes().to_vec(), client: None })
-            }
             Change::TaskDefined(_)
+            | Change::TaskRedefined(_)
             | Change::TaskProgressed { .. }
             | Change::PieceStored { .. }
             | Change::ContentKept { .. }
@@ -105,23 +102,26 @@ struct Batches {
     by_tree: BTreeMap<Table, Batch>,
     /// What is written here and not yet in the database, where what ends must find it, too.
     put: Vec<(Table, IVec)>,
+    /// In how many chunks what a task fetches is written here, where those are several.
+    chunks: HashMap<TaskId, u16>,
     /// The keys, if somebody wants to know them.
     keys: Option<Vec<(Table, IVec)>>,
 }
 
 impl Batches {
     fn new(wants_keys: bool) -> Self {
-        Self { by_tree: BTreeMap::new(), put: Vec::new(), keys: wants_keys.then(Vec::new) }
+        Self { keys: wants_keys.then(Vec::new), ..Self::default() }
     }
 
     /// Adds what is there after a change; what is not is removed by [`Self::remove_ended`].
-    fn add(&mut self, change: &Change) -> Result<(), StoreError> {
+    fn add(&mut self, store: &Store, change: &Change) -> Result<(), StoreError> {
         match change {
-            Change::TaskDefined(spec) | Change::TaskRedefined(spec) => {
-                let bytes = encode("sources", &SourceV2::from(spec.as_ref()))?;
-                for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
-                    self.put(Table::Sources, source_key(&spec.id, number).as_slice(), chunk);
-                }
+            Change::TaskDefined(spec) => {
+                self.put_source(spec)?;
+            }
+            Change::TaskRedefined(spec) => {
+                let chunks = self.put_source(spec)?;
+                self.remove_rest_of_source(store, &spec.id, chunks)?;
             }
             Change::TaskProgressed { task, status } => {
                 self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV2::from(status))?);
@@ -170,6 +170,33 @@ impl Batches {
             | Change::ClientForgotten { .. }
             | Change::TaskForgotten { .. }
             | Change::PreheatForgotten(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Writes what a task fetches; tells in how many chunks.
+    fn put_source(&mut self, spec: &TaskSpec) -> Result<u16, StoreError> {
+        let bytes = encode("sources", &SourceV2::from(spec))?;
+        let mut chunks = 0;
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            self.put(Table::Sources, source_key(&spec.id, chunks).as_slice(), chunk);
+            chunks += 1;
+        }
+        if chunks > 1 {
+            self.chunks.entry(spec.id).and_modify(|most| *most = chunks.max(*most)).or_insert(chunks);
+        }
+        Ok(chunks)
+    }
+
+    /// Removes the chunks that a longer record had, in the database or in this window: they may have secrets.
+    fn remove_rest_of_source(&mut self, store: &Store, task: &TaskId, chunks: u16) -> Result<(), StoreError> {
+        let here = self.chunks.get(task).copied().unwrap_or(0);
+        for number in chunks.. {
+            let key = source_key(task, number);
+            if number >= here && !store.trees.sources.contains_key(key).map_err(StoreError::sled("look for a source"))? {
+                break;
+            }
+            self.remove(Table::Sources, key.as_slice());
         }
         Ok(())
     }

@@ -200,13 +200,8 @@ impl Swarm {
             Event::PieceStored { piece, digest } => self.store_piece(piece, digest, effects),
             Event::PieceLost { piece } => self.lose_piece(piece, effects),
             Event::SourceFinished { md5, length } => {
-                let finished = SourceState::Success { md5: Some(md5), length };
-                // What was lost of it and has come back is no news of the source.
-                if self.status.state == finished {
-                    return Ok(());
-                }
                 self.status.length = Some(length);
-                self.status.state = finished;
+                self.status.state = SourceState::Success { md5: Some(md5), length };
                 self.note_status(effects);
                 self.promote_all();
                 effects.open(Effects::EVERYBODY);

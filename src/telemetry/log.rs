@@ -24,8 +24,8 @@ pub struct WrongLogFilter {
 
 /// Lines that may wait to be written.
 const LINES_WAITING_MAX: usize = 16_384;
-/// Bytes of lines that are written at once.
-const WRITTEN_TOGETHER_BYTES: usize = 16 * 1024;
+/// Bytes of lines that are written at once: what a pipe takes whole (`PIPE_BUF`), which the supervisor writes to as well.
+const WRITTEN_TOGETHER_BYTES: usize = 4096;
 
 /// The log of the process, whose level can change.
 pub struct Log {

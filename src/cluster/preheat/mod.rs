@@ -403,7 +403,8 @@ impl Cluster {
                 if inner.swarm.status().pattern == CdnPattern::Source {
                     return Err(LEFT_AT_SOURCE.to_owned());
                 }
-                if inner.swarm.is_whole() {
+                // The end of its download is a use like any other, after which nothing is awaited.
+                if inner.swarm.is_whole() && matches!(inner.fetching, Fetching::Idle { .. }) {
                     inner.await_clients(AWAITS_CLIENTS_FOR);
                     return Ok(());
                 }

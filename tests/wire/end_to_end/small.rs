@@ -76,6 +76,21 @@ async fn a_content_that_comes_with_its_head_is_here_once_its_registration_is_ans
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_for_a_content_that_comes_with_its_head_are_never_stored() {
+    let (origin, mut service) = (Origin::start().await, Service::start().await);
+    let (secret, kept) = ("Bearer not-to-be-kept", "a-name-that-is-kept");
+    let url = origin.put(kept, File { authorization: Some(secret.to_owned()), ..File::new("abc") });
+    let client = Client::start(&Release::GO_1_0_6).await;
+    let wanted = Wanted { headers: vec![format!("Authorization: {secret}")], ..Wanted::url(&url) };
+    let answer = client.register(service.api(), &wanted).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert_eq!(answer.data["fileLength"], 3, "{answer}");
+    service.kill9();
+    let database = std::fs::read(service.home().join("db/db")).expect("readable");
+    let has = |text: &str| database.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(has(kept) && !has(secret));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_content_that_does_not_come_with_its_head_keeps_no_registration_waiting() {
     let late = |_: &_| vec![Act::say("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"), Act::Wait, Act::Send("abc".into())];
     let origin = Scripted::start(Arc::new(late), Ipv4Addr::LOCALHOST.into(), None, None).await;
