@@ -230,9 +230,9 @@ async fn a_rewrite_that_is_cut_short_leaves_every_row() {
         assert!(found == used.before, "{case}: other rows than before; {said}");
         assert!(!said.contains("ERROR"), "{case}: {said}");
         if said.contains("wrote the database anew") {
-            again += 1
+            again += 1;
         } else {
-            over += 1
+            over += 1;
         }
         assert!(database_bytes(&home) < FILE_BYTES_MIN, "{case}: no room was given back; {said}");
         let left = beside_the_database(&home);

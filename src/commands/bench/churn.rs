@@ -79,7 +79,7 @@ fn judge(second: &Left, last: &Left, restarted: &Left) -> Vec<(bool, String)> {
     let within = |what: &str, unit: &str, is: f64, was: f64, factor: f64| {
         let is_good = is <= was * factor;
         let word = if is_good { "returned" } else { "DID NOT RETURN" };
-        (is_good, format!("{what}: {word} to {is:.0}{unit}, after the second burst {was:.0}{unit}, at most {factor} times that"))
+        (is_good, format!("{what} {word}: {is:.0}{unit}; {was:.0}{unit} after the second burst, and at most {factor} times that"))
     };
     let (none_left, emptied) = (last.pieces == 0, restarted.database_mib <= DATABASE_EMPTY_MAX_MIB);
     vec![
@@ -89,8 +89,8 @@ fn judge(second: &Left, last: &Left, restarted: &Left) -> Vec<(bool, String)> {
         (
             emptied,
             format!(
-                "database after a start: {} {:.1} MiB, at most {DATABASE_EMPTY_MAX_MIB} MiB",
-                if emptied { "gave back all but" } else { "STILL HAS" },
+                "database {} by a restart: {:.1} MiB; at most {DATABASE_EMPTY_MAX_MIB} MiB",
+                if emptied { "emptied" } else { "NOT EMPTIED" },
                 restarted.database_mib
             ),
         ),
@@ -216,19 +216,19 @@ mod tests {
             (
                 Left { memory_mib: 76.0, ..SECOND },
                 RESTARTED,
-                "resident memory: DID NOT RETURN to 76 MiB, after the second burst 50 MiB, at most 1.5 times that",
+                "resident memory DID NOT RETURN: 76 MiB; 50 MiB after the second burst, and at most 1.5 times that",
             ),
             (
                 Left { files: 46, ..SECOND },
                 RESTARTED,
-                "open files: DID NOT RETURN to 46, after the second burst 30, at most 1.5 times that",
+                "open files DID NOT RETURN: 46; 30 after the second burst, and at most 1.5 times that",
             ),
             (
                 Left { database_mib: 61.0, ..SECOND },
                 RESTARTED,
-                "database: DID NOT RETURN to 61 MiB, after the second burst 30 MiB, at most 2 times that",
+                "database DID NOT RETURN: 61 MiB; 30 MiB after the second burst, and at most 2 times that",
             ),
-            (SECOND, Left { database_mib: 30.0, ..RESTARTED }, "database after a start: STILL HAS 30.0 MiB, at most 8 MiB"),
+            (SECOND, Left { database_mib: 30.0, ..RESTARTED }, "database NOT EMPTIED by a restart: 30.0 MiB; at most 8 MiB"),
             (Left { pieces: 3, ..SECOND }, RESTARTED, "piece files: 3 ARE LEFT"),
         ] {
             assert_eq!(bad(last, restarted), [line]);
