@@ -27,6 +27,7 @@ impl Cluster {
     /// Opens the home and rebuilds every swarm; where the database cannot be used, with the newest snapshot in its place.
     pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
         let home = Home::new(config.home.clone());
+        give_room_back(&home);
         let opened = if is_new_beside_snapshots(&home)? {
             Err(StoreError::Gone { path: home.database() }.into())
         } else {
@@ -65,6 +66,23 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes the database small again where it holds little. It is as good as it is: whatever fails is told and leaves it so.
+fn give_room_back(home: &Home) {
+    match store::rewrite::rewrite_if_sparse(&home.database()) {
+        Ok(None) => {}
+        Ok(Some(rewritten)) => tracing::info!(
+            rows = rewritten.rows,
+            bytes_before = rewritten.bytes_before,
+            bytes_after = rewritten.bytes_after,
+            "wrote the database anew: most of its file was of what is gone"
+        ),
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the database is larger than it need be and could not be written anew"
+        ),
     }
 }
 

@@ -30,6 +30,7 @@ mod mark;
 mod migrate;
 mod recording;
 mod records;
+pub mod rewrite;
 mod schema;
 pub mod snapshot;
 pub mod swap;
@@ -83,6 +84,8 @@ pub enum StoreError {
     },
     #[error("the database {path} is gone, though there are snapshots of it", path = path.display())]
     Gone { path: PathBuf },
+    #[error("the database {path} has other rows than the one that it was written of", path = path.display())]
+    Unlike { path: PathBuf },
     #[error("cannot {operation} in the database")]
     Sled {
         operation: &'static str,
@@ -130,7 +133,7 @@ impl StoreError {
                 | sled::Error::CollectionNotFound(_) => true,
             },
             Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
-            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } => false,
+            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } | Self::Unlike { .. } => false,
         }
     }
 
@@ -149,6 +152,7 @@ impl StoreError {
             | Self::CommitsLost { .. }
             | Self::Gone { .. }
             | Self::Record { .. }
+            | Self::Unlike { .. }
             | Self::NewerSchema { .. } => None,
         }
     }

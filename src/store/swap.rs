@@ -3,6 +3,7 @@
 //! ```text
 //! db.restoring   being built; of no use after a kill
 //! db.restored    built whole and synced; becomes db
+//! db.superseded  has been replaced by one with the same rows; nobody needs it
 //! ```
 
 use std::fs::File;
@@ -33,6 +34,13 @@ pub fn replace(database: &Path, kept: &Path) -> io::Result<()> {
     sync_parent(database)
 }
 
+/// Puts what was built in the place of the database, which goes: the other has all of it.
+pub fn supersede(database: &Path) -> io::Result<()> {
+    let superseded = beside(database, "superseded");
+    replace(database, &superseded)?;
+    remove_if_there(&superseded)
+}
+
 /// Whether a kill came between the old database's going and the new one's coming; [`finish`] puts that right.
 pub fn is_interrupted(database: &Path) -> bool {
     !database.exists() && beside(database, "restored").exists()
@@ -42,17 +50,18 @@ pub fn is_interrupted(database: &Path) -> bool {
 pub fn finish(database: &Path) -> io::Result<bool> {
     let built = beside(database, "restored");
     remove_if_there(&building(database))?;
-    if !built.exists() {
-        return Ok(false);
-    }
-    if database.exists() {
+    let is_half_done = built.exists() && !database.exists();
+    if is_half_done {
+        std::fs::rename(&built, database)?;
+        sync_parent(database)?;
+    } else {
         // The old one had not been moved away yet, so it is the one that counts.
         remove_if_there(&built)?;
-        return Ok(false);
     }
-    std::fs::rename(&built, database)?;
-    sync_parent(database)?;
-    Ok(true)
+    if database.exists() {
+        remove_if_there(&beside(database, "superseded"))?;
+    }
+    Ok(is_half_done)
 }
 
 fn remove_if_there(directory: &Path) -> io::Result<()> {
@@ -84,11 +93,22 @@ mod tests {
     #[test]
     fn a_kill_anywhere_leaves_the_old_or_the_new_database() {
         // Where a kill can leave a replacement, and what is there afterwards.
-        for (old, building, built, expected) in
-            [(true, true, false, "old"), (true, false, true, "old"), (false, false, true, "new"), (true, false, false, "old")]
-        {
+        for (old, building, built, superseded, expected) in [
+            (true, true, false, false, "old"),
+            (true, false, true, false, "old"),
+            (false, false, true, false, "new"),
+            (false, false, true, true, "new"),
+            (true, false, false, true, "old"),
+            (true, false, false, false, "old"),
+        ] {
             let home = tempfile::tempdir().expect("a directory");
-            for (there, name, text) in [(old, "db", "old"), (building, "db.restoring", "half"), (built, "db.restored", "new")] {
+            let names = [
+                (old, "db", "old"),
+                (building, "db.restoring", "half"),
+                (built, "db.restored", "new"),
+                (superseded, "db.superseded", "older"),
+            ];
+            for (there, name, text) in names {
                 if there {
                     database_of(home.path(), name, text);
                 }

@@ -3,16 +3,23 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use rustix::io::Errno;
 use serde_json::json;
 
-use crate::fault::Moment;
+use crate::fault::{ALWAYS, CREATE, Moment, SYNC, WRITE};
 use crate::files::copy;
 use crate::from_environment;
-use crate::harness::exchange::{self, post_json};
+use crate::harness::exchange::{self, post_json, request};
+use crate::harness::origin::{File, Origin};
 use crate::stage::{Addresses, Stage, Started, ask_control, was_killed};
 
 const PEERS_BEFORE_SNAPSHOT: u32 = 30;
 const PEERS_AFTER_SNAPSHOT: u32 = 5;
+/// Tasks that go, with identifiers of so many bytes, leave a file that is written anew.
+const TASKS_THAT_GO: u32 = 40;
+const IDENTIFIER_BYTES: usize = 400_000;
+const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// Of the steps so many are tried in a test; a soak tries all.
 const STEPS_TRIED: u64 = 12;
 
@@ -41,6 +48,35 @@ impl Used {
         let sound = tempfile::tempdir().expect("a directory");
         copy(&stage.home(), sound.path());
         Self { stage, sound, before, in_snapshot }
+    }
+
+    /// One whose database is large and holds little.
+    async fn sparse() -> Self {
+        let mut stage = Stage::new(true);
+        let addresses = serving(&mut stage, "a new home").await;
+        add_peers(addresses, PEERS_BEFORE_SNAPSHOT).await;
+        let (origin, mut tasks) = (Origin::start().await, Vec::new());
+        for number in 0..TASKS_THAT_GO {
+            let url = origin.put(&format!("file-{number}"), File::new("content"));
+            let body = json!({
+                "rawUrl": url, "cid": "c-1", "ip": "127.0.0.1", "port": 1, "path": "/p", "identifier": "i".repeat(IDENTIFIER_BYTES)
+            });
+            let answer = exchange::ask(addresses.api, post_json("/peer/registry", &body)).await;
+            assert_eq!(answer.code, 200, "{answer}");
+            tasks.push(answer.data["taskId"].as_str().expect("a task").to_owned());
+        }
+        for task in tasks {
+            let delete = request("DELETE", &format!("/api/v1/tasks/{task}?full=true"), Bytes::new());
+            let response = exchange::call(addresses.api, delete).await.expect("an answer");
+            assert_eq!(response.status, 204, "{response}");
+        }
+        let before = stage.dump().await.sorted();
+        stage.kill();
+        let bytes = database_bytes(&stage.home());
+        assert!(bytes > FILE_BYTES_MIN, "{bytes} bytes are not large");
+        let sound = tempfile::tempdir().expect("a directory");
+        copy(&stage.home(), sound.path());
+        Self { stage, sound, before, in_snapshot: Vec::new() }
     }
 
     fn renew(&self) -> PathBuf {
@@ -160,5 +196,64 @@ async fn a_rescue_that_is_cut_short_is_begun_again_or_finished() {
         assert!(found == used.in_snapshot, "{case}: another database than the snapshot's; {said_before}\nand then {said}");
         let left = beside_the_database(&home);
         assert!(left.iter().any(|name| name.starts_with("db.damaged-")), "{case}: what was damaged is not kept: {left:?}");
+    }
+}
+
+fn database_bytes(home: &Path) -> u64 {
+    std::fs::metadata(home.join("db/db")).expect("there is a database").len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_that_is_cut_short_leaves_every_row() {
+    let (mut random, mut used) = (random(), Used::sparse().await);
+    let home = used.renew();
+    let first = used.stage.faults.steps();
+    let (found, said) = used.found("sparse").await;
+    let steps = used.stage.faults.steps() - first;
+    assert!(found == used.before && said.contains("wrote the database anew"), "{said}");
+    let small = database_bytes(&home);
+    assert!(small < FILE_BYTES_MIN, "{small} bytes are as large as before");
+    let (mut again, mut over) = (0, 0);
+    for step in some_of(steps, &mut random) {
+        let moment = [Moment::Before, Moment::After, Moment::Half][random.usize(..3)];
+        let home = used.renew();
+        used.stage.faults.kill_at(used.stage.faults.steps() + step, moment);
+        match used.stage.start().await {
+            Started::Died(status) => assert!(was_killed(status), "{status}"),
+            // The last steps are taken when it serves already.
+            Started::Serving(_) => drop(used.stage.kill()),
+        }
+        let what = used.stage.faults.spare().map_or_else(|| "nothing".to_owned(), |(_, what)| what);
+        let lost = if random.bool() { used.stage.faults.lose_power(&mut random) } else { Vec::new() };
+        let case = format!("{moment:?} step {step} of {steps}, {what}; lost with the power: {lost:#?}");
+        let (found, said) = used.found(&case).await;
+        assert!(found == used.before, "{case}: other rows than before; {said}");
+        assert!(!said.contains("ERROR"), "{case}: {said}");
+        if said.contains("wrote the database anew") {
+            again += 1;
+        } else {
+            over += 1;
+        }
+        assert!(database_bytes(&home) < FILE_BYTES_MIN, "{case}: no room was given back; {said}");
+        let left = beside_the_database(&home);
+        assert!(!left.iter().any(|name| name.starts_with("db.")), "{case}: {left:?}");
+    }
+    assert!(again > 0 && over > 0, "{again} begun again and {over} finished: the steps are not tried");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_for_which_there_is_no_room_leaves_the_database_as_it_is() {
+    let mut used = Used::sparse().await;
+    for operations in [WRITE, SYNC, CREATE] {
+        let home = used.renew();
+        let large = database_bytes(&home);
+        used.stage.faults.fail(operations, "/home/db.restoring/", Errno::NOSPC, ALWAYS);
+        let (found, said) = used.found("sparse").await;
+        used.stage.faults.heal();
+        assert!(found == used.before, "{operations}: {said}");
+        assert!(said.contains("could not be written anew"), "{operations}: {said}");
+        assert!(database_bytes(&home) >= large, "{operations}: it is another");
+        let left = beside_the_database(&home);
+        assert!(!left.iter().any(|name| name.starts_with("db.")), "{operations}: {left:?}");
     }
 }

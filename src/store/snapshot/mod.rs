@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::records::RecordError;
 use super::{SCHEMA_VERSION, StoreError};
 pub use format::Header;
+pub(super) use read::UNFLUSHED_BYTES;
 pub use read::{Contents, build, read_header, verify};
 
 /// Why a snapshot cannot be taken, or is none.

@@ -66,7 +66,7 @@ pub fn build(path: &Path, database: &Path) -> Result<Contents, SnapshotError> {
 }
 
 /// Bytes that are written before they are flushed: what waits gathers in sled's memory.
-const UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
+pub const UNFLUSHED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Writes one row. Not as part of a batch: nobody uses the database before it is whole, and sled's batches cost it more
 /// memory than they have bytes.
