@@ -22,12 +22,22 @@ const BESIDE_ROW_BYTES: usize = 64;
 /// How many times its rows a database has to be, so that one that was just written is not written anew.
 const FILE_PER_ROWS_MIN: u64 = 8;
 
+/// The least that a row of ours takes, with what sled has beside it. Bytes.
+const ROW_BYTES_MIN: u64 = 128;
+
 /// What became of a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewritten {
     pub rows: u64,
     pub bytes_before: u64,
     pub bytes_after: u64,
+}
+
+/// Whether a database of about so many rows is so much larger than those that it is worth looking at: reading rows to find
+/// out costs what a start has to wait for.
+pub fn may_be_sparse(path: &Path, rows: u64) -> bool {
+    let bytes = file_bytes(path);
+    bytes >= FILE_BYTES_MIN && rows.saturating_mul(ROW_BYTES_MIN * FILE_PER_ROWS_MIN) <= bytes
 }
 
 /// Writes the database below `path` anew if that gives much room back. Nobody else may have it.
@@ -53,7 +63,11 @@ fn rewrite(path: &Path, bytes_before: u64) -> Result<Option<Rewritten>, StoreErr
         let _ = std::fs::remove_dir_all(&building);
     })?;
     drop(old);
-    swap::supersede(path).map_err(sync_failed(path))?;
+    if let Err(error) = swap::supersede(path) {
+        // It may have got as far as to leave no database where one is looked for.
+        swap::finish(path).map_err(sync_failed(path))?;
+        return Err(sync_failed(path)(error));
+    }
     Ok(Some(Rewritten { rows, bytes_before, bytes_after: file_bytes(path) }))
 }
 
