@@ -137,14 +137,15 @@ async fn wait_until_expired(service: &Service) -> anyhow::Result<()> {
     bail!("what was unused has not expired within {EXPIRES_WITHIN:?}")
 }
 
-/// Tasks and clients in memory.
+/// Tasks and clients, those that have no task any more among them: the database has rows of all of them.
 async fn counts(service: &Service) -> anyhow::Result<(u64, u64)> {
     let metrics = reqwest::get(format!("http://{}/metrics", service.api)).await?.text().await?;
     let sum = |name: &str| {
         let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-        values.filter_map(|value| value.parse::<u64>().ok()).sum()
+        values.filter_map(|value| value.parse::<u64>().ok()).sum::<u64>()
     };
-    Ok((sum("dragonfly_supernode_tasks{"), sum("dragonfly_supernode_peers ")))
+    let clients = sum("dragonfly_supernode_peers ") + sum("dragonfly_supernode_remembered{what=\"peers_without_task\"}");
+    Ok((sum("dragonfly_supernode_tasks{"), clients))
 }
 
 async fn print_line(service: &Service, began: Instant, when: &str) -> anyhow::Result<Left> {

@@ -163,8 +163,8 @@ impl Disk {
     fn undo_name(&mut self, entry: &Entry) -> Option<String> {
         let places = self.places();
         let place = |inode: u64| places.get(self.renumbered.get(&inode).unwrap_or(&inode));
-        // A directory that is gone took all with it.
-        let directory = place(entry.parent)?.clone();
+        // A directory that is gone took all with it; a file may have its number now.
+        let directory = place(entry.parent).filter(|path| path.is_dir())?.clone();
         let inode = *self.renumbered.get(&entry.inode).unwrap_or(&entry.inode);
         let path = directory.join(&entry.name);
         let there = Self::inode(&path);
