@@ -98,8 +98,8 @@ impl Cluster {
 fn etag(task: &TaskId, generation: Generation, first: Option<PieceDigest>, validators: &Validators) -> String {
     let mut hash = Md5::new();
     hash.update(&first.map_or([0; 16], |digest| digest.md5.0));
-    for text in [&validators.etag, &validators.last_modified] {
-        hash.update(text.as_deref().unwrap_or_default().as_bytes());
+    for text in [validators.etag.as_deref(), validators.date()] {
+        hash.update(text.unwrap_or_default().as_bytes());
         // No header has it.
         hash.update(&[0]);
     }

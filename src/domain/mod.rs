@@ -26,4 +26,4 @@ pub use moment::Moment;
 pub use piece::{PieceDigest, PieceSize};
 pub use piece_set::PieceSet;
 pub use preheat::{ChildUrl, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState};
-pub use task::{CdnPattern, Failure, Fault, SourceState, TaskSpec, TaskStatus, Validators};
+pub use task::{CdnPattern, Failure, Fault, Modified, SourceState, TaskSpec, TaskStatus, Validators};

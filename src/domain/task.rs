@@ -179,23 +179,37 @@ pub fn without_filtered(raw_url: &str, filters: &[String]) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     pub etag: Option<String>,
-    pub last_modified: Option<String>,
+    pub last_modified: Option<Modified>,
+}
+
+/// When a content was modified, as its source spells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Modified {
+    pub date: String,
+    /// Whether no other content has this date: it was over when the source was asked. Two contents of the second in which it
+    /// was asked have the same (RFC 9110, 8.8.2.2).
+    pub is_strong: bool,
 }
 
 impl Validators {
-    /// What an `If-Range` may carry: a strong ETag, else the modification date.
+    /// When the content was modified.
+    pub fn date(&self) -> Option<&str> {
+        self.last_modified.as_ref().map(|modified| modified.date.as_str())
+    }
+
+    /// What an `If-Range` may carry (RFC 9110, 13.1.5): a strong ETag or, where there is no ETag at all, a strong date.
     pub fn if_range(&self) -> Option<&str> {
-        match &self.etag {
-            Some(etag) if !etag.starts_with("W/") => Some(etag),
-            _ => self.last_modified.as_deref(),
+        match (&self.etag, &self.last_modified) {
+            (Some(etag), _) => Some(etag.as_str()).filter(|etag| !etag.starts_with("W/")),
+            (None, modified) => modified.as_ref().filter(|modified| modified.is_strong).map(|modified| modified.date.as_str()),
         }
     }
 
     /// Whether the source now says something that contradicts what it said before.
     pub fn contradict(&self, now: &Self) -> bool {
         let differ =
-            |before: &Option<String>, now: &Option<String>| matches!((before, now), (Some(before), Some(now)) if before != now);
-        differ(&self.etag, &now.etag) || differ(&self.last_modified, &now.last_modified)
+            |before: Option<&str>, now: Option<&str>| matches!((before, now), (Some(before), Some(now)) if before != now);
+        differ(self.etag.as_deref(), now.etag.as_deref()) || differ(self.date(), now.date())
     }
 }
 
@@ -355,10 +369,18 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_etag_does_not_guard_a_range() {
-        let weak = Validators { etag: Some("W/\"1\"".into()), last_modified: None };
-        assert_eq!(weak.if_range(), None);
-        let dated = Validators { last_modified: Some("Mon, 23 Nov 2026 08:36:45 GMT".into()), ..weak };
-        assert_eq!(dated.if_range(), dated.last_modified.as_deref());
+    fn what_two_contents_may_share_does_not_guard_a_range() {
+        let modified = |is_strong| Some(Modified { date: "Mon, 23 Nov 2026 08:36:45 GMT".into(), is_strong });
+        for (etag, last_modified, guard) in [
+            (None, None, None),
+            (Some("\"1\""), modified(false), Some("\"1\"")),
+            (Some("W/\"1\""), None, None),
+            (Some("W/\"1\""), modified(true), None),
+            (None, modified(true), Some("Mon, 23 Nov 2026 08:36:45 GMT")),
+            (None, modified(false), None),
+        ] {
+            let validators = Validators { etag: etag.map(str::to_owned), last_modified };
+            assert_eq!(validators.if_range(), guard, "{validators:?}");
+        }
     }
 }

@@ -26,7 +26,7 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use crate::domain::policy::{Forbidden, SourcePolicy};
-use crate::domain::{TaskSpec, Validators};
+use crate::domain::{Modified, TaskSpec, Validators};
 use crate::telemetry::metrics::METRICS;
 pub use content_range::Part;
 use content_range::{ContentRange, RequestedRange, parse_unsatisfied};
@@ -287,7 +287,7 @@ impl Source {
         };
         insert(header::RANGE, range.as_deref());
         insert(header::IF_NONE_MATCH, known.etag.as_deref());
-        insert(header::IF_MODIFIED_SINCE, known.last_modified.as_deref());
+        insert(header::IF_MODIFIED_SINCE, known.date());
         let response = self.send_with_token(spec, url, headers, &|_| ()).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(Freshness::Unchanged);
@@ -449,7 +449,17 @@ fn short_text(response: &Response, name: HeaderName) -> Option<String> {
 }
 
 fn validators_of(response: &Response) -> Validators {
-    Validators { etag: short_text(response, header::ETAG), last_modified: short_text(response, header::LAST_MODIFIED) }
+    let last_modified = short_text(response, header::LAST_MODIFIED).map(|date| {
+        let asked = short_text(response, header::DATE);
+        Modified { is_strong: asked.is_some_and(|asked| is_over(&date, &asked)), date }
+    });
+    Validators { etag: short_text(response, header::ETAG), last_modified }
+}
+
+/// Whether the second that one date names was over at the other, by the source's own clock.
+fn is_over(date: &str, at: &str) -> bool {
+    let (Ok(date), Ok(at)) = (httpdate::parse_http_date(date), httpdate::parse_http_date(at)) else { return false };
+    at.duration_since(date).is_ok_and(|since| since >= Duration::from_secs(1))
 }
 
 /// Whether what is sent is not the content itself but a coding of it, which nobody undoes: all but chunks. What a file is

@@ -59,7 +59,7 @@ impl Source {
             }
         };
         insert(header::IF_NONE_MATCH, known.etag.as_deref());
-        insert(header::IF_MODIFIED_SINCE, known.last_modified.as_deref());
+        insert(header::IF_MODIFIED_SINCE, known.date());
         self.send(spec, url, headers).await
     }
 }

@@ -296,8 +296,8 @@ pub mod tests {
 
     use super::*;
     use crate::domain::{
-        CdnPattern, Client, ClientId, ClientState, Generation, Md5Digest, Peer, PieceDigest, PieceNumber, PieceSize, SourceState,
-        TaskId, TaskSpec, TaskStatus, Validators,
+        CdnPattern, Client, ClientId, ClientState, Generation, Md5Digest, Modified, Peer, PieceDigest, PieceNumber, PieceSize,
+        SourceState, TaskId, TaskSpec, TaskStatus, Validators,
     };
 
     pub fn spec(headers: Vec<(String, String)>) -> TaskSpec {
@@ -321,7 +321,10 @@ pub mod tests {
             pattern: CdnPattern::Local,
             piece_size: PieceSize::DEFAULT,
             length: Some(5_000_000),
-            validators: Validators { etag: Some("\"e\"".into()), last_modified: None },
+            validators: Validators {
+                etag: Some("\"e\"".into()),
+                last_modified: Some(Modified { date: "Mon, 23 Nov 2026 08:36:45 GMT".into(), is_strong: false }),
+            },
             state: SourceState::Running,
         };
         let digest = PieceDigest { md5: Md5Digest([1; 16]), content_len: 7 };
@@ -376,6 +379,8 @@ pub mod tests {
         let rows = store.task(&spec.id).expect("readable").expect("there");
         assert!(rows.spec == spec, "a record larger than a chunk comes back whole");
         assert_eq!(rows.status.length, Some(5_000_000));
+        let modified = rows.status.validators.last_modified.expect("a date");
+        assert_eq!((modified.date.as_str(), modified.is_strong), ("Mon, 23 Nov 2026 08:36:45 GMT", false));
         assert_eq!(rows.pieces.iter().map(|(piece, _, stored)| (piece.0, *stored)).collect::<Vec<_>>(), [(0, true), (1, false)]);
         assert_eq!((rows.clients[0].ordinal, rows.clients[0].download_errors), (3, 2));
         let held: Vec<u32> = rows.progress[0].1.held.iter().map(|piece| piece.0).collect();

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    CdnPattern, ChildUrl, Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Peer, PieceDigest, PieceSize,
-    Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus, Validators,
+    CdnPattern, ChildUrl, Client, ClientId, ClientState, Failure, Fault, Generation, Md5Digest, Modified, Peer, PieceDigest,
+    PieceSize, Platform, Preheat, PreheatChild, PreheatId, PreheatKind, PreheatState, SourceState, TaskId, TaskSpec, TaskStatus,
+    Validators,
 };
 
 /// No record is larger. Bytes. Registrations are limited to 1 MiB; what they bring is stored in less than twice that.
@@ -107,10 +108,14 @@ pub struct TaskV2 {
     piece_size: u32,
     length: Option<u64>,
     etag: Option<String>,
+    /// A weak one is marked as a weak `ETag` is.
     last_modified: Option<String>,
     state: SourceStateV2,
     pattern: CdnPatternV1,
 }
+
+/// Before a date that does not tell a content from every other.
+const WEAK: &str = "W/";
 
 /// The last field of a task, which version 1 does not have.
 #[derive(Serialize, Deserialize)]
@@ -140,7 +145,10 @@ impl From<&TaskStatus> for TaskV2 {
             piece_size: status.piece_size.bytes(),
             length: status.length,
             etag: status.validators.etag.clone(),
-            last_modified: status.validators.last_modified.clone(),
+            last_modified: status.validators.last_modified.as_ref().map(|modified| match modified.is_strong {
+                true => modified.date.clone(),
+                false => format!("{WEAK}{}", modified.date),
+            }),
             state: match &status.state {
                 SourceState::Waiting => SourceStateV2::Waiting,
                 SourceState::Running => SourceStateV2::Running,
@@ -185,7 +193,13 @@ impl TryFrom<TaskV2> for TaskStatus {
             },
             piece_size: PieceSize::new(record.piece_size).map_err(|_| RecordError::Value { field: "piece size" })?,
             length: record.length,
-            validators: Validators { etag: record.etag, last_modified: record.last_modified },
+            validators: Validators {
+                etag: record.etag,
+                last_modified: record.last_modified.map(|date| match date.strip_prefix(WEAK) {
+                    Some(date) => Modified { date: date.to_owned(), is_strong: false },
+                    None => Modified { date, is_strong: true },
+                }),
+            },
             state: match record.state {
                 SourceStateV2::Waiting => SourceState::Waiting,
                 SourceStateV2::Running => SourceState::Running,

@@ -11,9 +11,12 @@ use crate::harness::client::Wanted;
 use crate::harness::origin::scripted::{Act, Asked};
 use crate::harness::pieces::{PIECE_CONTENT, other_content};
 
-const MODIFIED: &str = "Last-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
-const WEAK_AND_MODIFIED: &str = "ETag: W/\"1\"\r\nLast-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
-const MODIFIED_LATER: &str = "Last-Modified: Mon, 23 Nov 2026 09:36:45 GMT\r\n";
+const MODIFIED: &str = "Date: Mon, 23 Nov 2026 08:36:46 GMT\r\nLast-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
+const MODIFIED_JUST_NOW: &str = "Date: Mon, 23 Nov 2026 08:36:45 GMT\r\nLast-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
+const MODIFIED_UNDATED: &str = "Last-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
+const WEAK_AND_MODIFIED: &str =
+    "ETag: W/\"1\"\r\nDate: Mon, 23 Nov 2026 08:36:46 GMT\r\nLast-Modified: Mon, 23 Nov 2026 08:36:45 GMT\r\n";
+const MODIFIED_LATER: &str = "Date: Mon, 23 Nov 2026 09:36:46 GMT\r\nLast-Modified: Mon, 23 Nov 2026 09:36:45 GMT\r\n";
 
 /// How many times the content is sent at most, where the second answer is not taken to its end.
 const REFUSED_MAX: f64 = 2.0;
@@ -193,18 +196,33 @@ pub fn changed() -> Group {
         again("has no ETag any more and sends the rest", ETAG, |_, from| rest("", &long(), from)),
         again("was modified later and sends everything", MODIFIED, move |_, _| whole(MODIFIED_LATER, other()))
             .sending_at_most(REFUSED_MAX),
-        again("is as it was by its modification date", MODIFIED, |asked, _| as_asked(asked, MODIFIED)),
+        again("is as it was by its modification date, and sends the rest", MODIFIED, |asked, from| {
+            match asked.header("if-range") {
+                Some("Mon, 23 Nov 2026 08:36:45 GMT") => rest(MODIFIED, &long(), from),
+                _ => bare("400 Bad Request", ""),
+            }
+        }),
+        again("was modified in the second in which it was asked, and sends the same", MODIFIED_JUST_NOW, |asked, _| {
+            as_asked(asked, MODIFIED_JUST_NOW)
+        }),
+        again(
+            "was modified in the second in which it was asked, and sends other bytes",
+            MODIFIED_JUST_NOW,
+            move |asked, from| match asked.header("range") {
+                Some(_) => rest(MODIFIED_JUST_NOW, &other(), from),
+                None => whole(MODIFIED_JUST_NOW, other()),
+            },
+        )
+        .sending_at_most(REFUSED_MAX),
+        again("was modified nobody knows how long before it was asked (no Date)", MODIFIED_UNDATED, |asked, _| {
+            as_asked(asked, MODIFIED_UNDATED)
+        }),
         again("has a weak ETag and sends the same", "ETag: W/\"1\"\r\n", |asked, _| as_asked(asked, "ETag: W/\"1\"\r\n")),
         again("has a weak ETag and sends other bytes", "ETag: W/\"1\"\r\n", move |_, _| whole("ETag: W/\"1\"\r\n", other()))
             .sending_at_most(REFUSED_MAX),
         again("has another weak ETag", "ETag: W/\"1\"\r\n", move |_, _| whole("ETag: W/\"2\"\r\n", other()))
             .sending_at_most(REFUSED_MAX),
-        again("has a weak ETag and a modification date, and sends the rest", WEAK_AND_MODIFIED, |asked, _| {
-            match asked.header("if-range") {
-                Some("Mon, 23 Nov 2026 08:36:45 GMT") => as_asked(asked, WEAK_AND_MODIFIED),
-                _ => bare("400 Bad Request", ""),
-            }
-        }),
+        again("has a weak ETag and a modification date", WEAK_AND_MODIFIED, |asked, _| as_asked(asked, WEAK_AND_MODIFIED)),
         again("has no validators and sends the same", "", |asked, _| as_asked(asked, "")),
         again("has no validators and sends other bytes", "", move |_, _| whole("", other())).sending_at_most(REFUSED_MAX),
         again("has no validators and sends a file that is longer", "", |_, _| whole("", [long(), small()].concat().into()))
