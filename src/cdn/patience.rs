@@ -90,6 +90,20 @@ mod tests {
     }
 
     #[test]
+    fn waits_double_up_to_the_sixth_and_vary_by_a_quarter() {
+        for (attempts, exact_ms) in
+            [(1, 400), (2, 800), (3, 1_600), (4, 3_200), (5, 6_400), (6, 12_800), (7, 12_800), (100, 12_800)]
+        {
+            let exact = Duration::from_millis(exact_ms);
+            let drawn: Vec<Duration> = (0..1_000).map(|_| backoff(attempts)).collect();
+            let (least, most) = (drawn.iter().min().expect("some"), drawn.iter().max().expect("some"));
+            // Of a thousand draws none in an outer quarter of their span comes once in 10^123 runs.
+            assert!((exact.mul_f64(0.75)..exact.mul_f64(0.875)).contains(least), "{least:?} after {attempts}");
+            assert!((exact.mul_f64(1.125)..=exact.mul_f64(1.25)).contains(most), "{most:?} after {attempts}");
+        }
+    }
+
+    #[test]
     fn whoever_gives_way_has_not_failed() {
         let (gave_way, short) = (FetchError::BodyGaveWay { held_s: 10 }, FetchError::Length { sent: 1, announced: 2 });
         for (error, before, brought_some, after) in

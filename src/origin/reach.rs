@@ -151,13 +151,18 @@ mod tests {
         (port, connections)
     }
 
-    #[tokio::test]
-    async fn a_name_that_leads_elsewhere_the_second_time_is_checked_a_second_time() {
+    /// A client that may not reach [`DENIED`], with a name server of its own.
+    fn client(look_up: fn(&str) -> io::Result<Vec<SocketAddr>>) -> reqwest::Client {
         let denied = SourcePattern::Network(std::net::IpAddr::from(DENIED).into());
         let policy = Arc::new(SourcePolicy { deny: vec![denied], ..SourcePolicy::default() });
-        let resolver = CheckedResolver { look_up: rebind, ..CheckedResolver::new(policy.clone()) };
+        let resolver = CheckedResolver { look_up, ..CheckedResolver::new(policy.clone()) };
         let client = builder(&policy, Duration::from_secs(10)).no_proxy().dns_resolver(Arc::new(resolver)).build();
-        let client = client.expect("a client");
+        client.expect("a client")
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_the_second_time_is_checked_a_second_time() {
+        let client = client(rebind);
         let (port, mut connections) = serve().await;
         let url = format!("http://rebound.example:{port}/");
 
@@ -168,6 +173,29 @@ mod tests {
         let refused = client.get(&url).send().await.expect_err("the second address may not be reached");
         let forbidden = forbidden_by(&refused).unwrap_or_else(|| panic!("it is not the policy that refuses: {refused:?}"));
         assert!(forbidden.to_string().ends_with("from rebound.example (127.0.0.2)"), "{forbidden}");
+        assert!(connections.try_recv().is_err(), "what is denied was connected to");
+    }
+
+    #[tokio::test]
+    async fn of_a_name_with_several_addresses_those_allowed_alone_are_connected_to() {
+        let (port, mut connections) = serve().await;
+        let client = client(|name| {
+            let addresses = match name {
+                "allowed-first.example" => [ALLOWED, DENIED],
+                "denied-first.example" => [DENIED, ALLOWED],
+                _ => [DENIED, DENIED],
+            };
+            Ok(addresses.map(|address| (address, 0).into()).into())
+        });
+        for name in ["allowed-first.example", "denied-first.example"] {
+            let answer = client.get(format!("http://{name}:{port}/")).send().await;
+            let answer = answer.unwrap_or_else(|error| panic!("{name} may be reached: {error:?}"));
+            assert_eq!(answer.text().await.expect("a body"), "ok");
+            assert_eq!(connections.recv().await, Some((ALLOWED, port).into()), "{name}");
+        }
+        let refused = client.get(format!("http://denied.example:{port}/")).send().await.expect_err("all are denied");
+        let forbidden = forbidden_by(&refused).unwrap_or_else(|| panic!("it is not the policy that refuses: {refused:?}"));
+        assert!(forbidden.to_string().ends_with("from denied.example (127.0.0.2)"), "{forbidden}");
         assert!(connections.try_recv().is_err(), "what is denied was connected to");
     }
 }

@@ -3,6 +3,7 @@
 //! What it is left with after the last burst is judged by what it was left with after the second: the first one fills what
 //! stays filled (caches, the allocator's arenas, the room in the database's file that is used again).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,11 +27,17 @@ pub const SETTINGS: [&str; 8] = [
 ];
 /// Tasks of a burst.
 const TASKS: u32 = 2_000;
+/// Every so many of them, one is large enough for a piece file; the others lie in the database. The connections, which take
+/// turns, share no divisor with it, so that each gets some.
+const FILE_EVERY: u32 = 7;
 /// Clients of each of them.
 const CLIENTS: u32 = 5;
 const CONNECTIONS: u32 = 16;
 /// How long everything may take to expire after a burst.
 const EXPIRES_WITHIN: Duration = Duration::from_secs(60);
+/// How long the files of what has expired may be there yet.
+const REMOVED_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Bursts that it takes to judge.
 const BURSTS_MIN: u32 = 4;
@@ -43,45 +50,48 @@ const DATABASE_EMPTY_MAX_MIB: f64 = 8.0;
 
 /// Bursts until the time is over, a line before and after each, a start, and the judgement, which may be an error.
 pub async fn run(service: &mut Service, source: SocketAddr, duration: Duration) -> anyhow::Result<()> {
-    println!("{TASKS} tasks with {CLIENTS} clients each in every burst; then all of it expires");
     println!(
-        "{:>6} {:>14} {:>7} {:>8} {:>9} {:>6} {:>8} {:>8}",
-        "s", "", "tasks", "clients", "RSS MiB", "files", "db MiB", "pieces"
+        "{TASKS} tasks with {CLIENTS} clients each in every burst, {} of them with a piece file; then all of it expires",
+        TASKS.div_ceil(FILE_EVERY)
+    );
+    println!(
+        "{:>6} {:>14} {:>7} {:>8} {:>9} {:>6} {:>8} {:>8} {:>10}",
+        "s", "", "tasks", "clients", "RSS MiB", "files", "db MiB", "pieces", "pieces MiB"
     );
     let began = Instant::now();
     print_line(service, began, "start").await?;
-    let mut left = Vec::new();
+    let (mut bursts, mut left) = (Vec::new(), Vec::new());
     while began.elapsed() < duration || left.len() < BURSTS_MIN as usize {
         burst(service, source, u32::try_from(left.len())? * TASKS).await?;
-        print_line(service, began, "after a burst").await?;
+        bursts.push(print_line(service, began, "after a burst").await?);
         wait_until_expired(service).await?;
         left.push(print_line(service, began, "expired").await?);
     }
     service.restart().await?;
     let restarted = print_line(service, began, "restarted").await?;
-    let (second, last) = (left[1], left[left.len() - 1]);
-    let judged = judge(&second, &last, &restarted);
+    let (burst, second, last) = (bursts[bursts.len() - 1], left[1], left[left.len() - 1]);
+    let judged = judge(&burst, &second, &last, &restarted);
     judged.iter().for_each(|(_, line)| println!("{line}"));
     if judged.iter().all(|(is_good, _)| *is_good) { Ok(()) } else { bail!("the service does not stay as it was") }
 }
 
-/// What the service is left with.
+/// What the service has, or is left with.
 #[derive(Clone, Copy, Debug)]
 struct Left {
     memory_mib: f64,
     files: usize,
     database_mib: f64,
-    pieces: u64,
+    pieces: Found,
 }
 
-/// Whether each figure is good, and in words why.
-fn judge(second: &Left, last: &Left, restarted: &Left) -> Vec<(bool, String)> {
+/// Whether each figure is good, and in words why; the last burst's tells that there was something to go.
+fn judge(burst: &Left, second: &Left, last: &Left, restarted: &Left) -> Vec<(bool, String)> {
     let within = |what: &str, unit: &str, is: f64, was: f64, factor: f64| {
         let is_good = is <= was * factor;
         let word = if is_good { "returned" } else { "DID NOT RETURN" };
         (is_good, format!("{what} {word}: {is:.0}{unit}; {was:.0}{unit} after the second burst, and at most {factor} times that"))
     };
-    let (none_left, emptied) = (last.pieces == 0, restarted.database_mib <= DATABASE_EMPTY_MAX_MIB);
+    let emptied = restarted.database_mib <= DATABASE_EMPTY_MAX_MIB;
     vec![
         within("resident memory", " MiB", last.memory_mib, second.memory_mib, MEMORY_MAX),
         within("open files", "", last.files as f64, second.files as f64, FILES_MAX),
@@ -94,11 +104,15 @@ fn judge(second: &Left, last: &Left, restarted: &Left) -> Vec<(bool, String)> {
                 restarted.database_mib
             ),
         ),
-        (
-            none_left,
-            format!("piece files: {}", if none_left { "none is left".into() } else { format!("{} ARE LEFT", last.pieces) }),
-        ),
+        judge_pieces(burst.pieces, last.pieces),
     ]
+}
+
+fn judge_pieces(burst: Found, left: Found) -> (bool, String) {
+    let (there_were, none_left) = (burst.files > 0 && burst.bytes > 0, left.files == 0 && left.bytes == 0);
+    let were = if there_were { burst.to_string() } else { "THERE WERE NONE".into() };
+    let are = if none_left { "none is left".into() } else { format!("{left} ARE LEFT") };
+    (there_were && none_left, format!("piece files: {were} after the last burst; {are}"))
 }
 
 async fn burst(service: &Service, source: SocketAddr, first: u32) -> anyhow::Result<()> {
@@ -107,7 +121,8 @@ async fn burst(service: &Service, source: SocketAddr, first: u32) -> anyhow::Res
         let mut connection = Connection::open(&service.api).await?;
         workers.spawn(async move {
             for number in (worker..TASKS).step_by(CONNECTIONS as usize) {
-                let url = format!("http://{source}/tiny-{}", first + number);
+                let size = if number.is_multiple_of(FILE_EVERY) { "small" } else { "tiny" };
+                let url = format!("http://{source}/{size}-{}", first + number);
                 for client in 0..CLIENTS {
                     let cid = format!("127.0.0.1-{}-1795423514.{client:03}", first + number);
                     let answer = connection.post("/peer/registry", &registration(&cid, 15_001, &url)).await?;
@@ -130,11 +145,20 @@ async fn wait_until_expired(service: &Service) -> anyhow::Result<()> {
     while began.elapsed() < EXPIRES_WITHIN {
         let (tasks, clients) = counts(service).await?;
         if tasks == 0 && clients == 0 {
-            return Ok(());
+            return wait_until_removed(service).await;
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     bail!("what was unused has not expired within {EXPIRES_WITHIN:?}")
+}
+
+/// A file goes just after its task. What stays for longer is judged.
+async fn wait_until_removed(service: &Service) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < REMOVED_WITHIN && pieces(service)?.files > 0 {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// Tasks and clients, those that have no task any more among them: the database has rows of all of them.
@@ -150,28 +174,42 @@ async fn counts(service: &Service) -> anyhow::Result<(u64, u64)> {
 
 async fn print_line(service: &Service, began: Instant, when: &str) -> anyhow::Result<Left> {
     let (tasks, clients) = counts(service).await?;
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let left = Left {
         memory_mib: mib(service.resident_bytes()?),
         files: service.open_files()?,
         database_mib: mib(walk(&service.home().join("db"))?.bytes),
-        pieces: walk(&service.home().join("pieces"))?.files,
+        pieces: pieces(service)?,
     };
     println!(
-        "{:>6.1} {when:>14} {tasks:>7} {clients:>8} {:>9.1} {:>6} {:>8.1} {:>8}",
+        "{:>6.1} {when:>14} {tasks:>7} {clients:>8} {:>9.1} {:>6} {:>8.1} {:>8} {:>10.1}",
         began.elapsed().as_secs_f64(),
         left.memory_mib,
         left.files,
         left.database_mib,
-        left.pieces,
+        left.pieces.files,
+        mib(left.pieces.bytes),
     );
     Ok(left)
 }
 
-#[derive(Default)]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn pieces(service: &Service) -> anyhow::Result<Found> {
+    walk(&service.home().join("pieces"))
+}
+
+#[derive(Clone, Copy, Debug, Default)]
 struct Found {
     files: u64,
     bytes: u64,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {:.1} MiB", self.files, mib(self.bytes))
+    }
 }
 
 /// The files below a directory; those that go meanwhile are not counted.
@@ -196,43 +234,65 @@ fn walk(directory: &Path) -> anyhow::Result<Found> {
 mod tests {
     use super::*;
 
-    const SECOND: Left = Left { memory_mib: 50.0, files: 30, database_mib: 30.0, pieces: 0 };
-    const RESTARTED: Left = Left { memory_mib: 20.0, files: 20, database_mib: 1.0, pieces: 0 };
+    const NONE: Found = Found { files: 0, bytes: 0 };
+    const SOME: Found = Found { files: 3, bytes: 3 << 19 };
+    const BURST: Left = Left { memory_mib: 60.0, files: 90, database_mib: 40.0, pieces: SOME };
+    const SECOND: Left = Left { memory_mib: 50.0, files: 30, database_mib: 30.0, pieces: NONE };
+    const RESTARTED: Left = Left { memory_mib: 20.0, files: 20, database_mib: 1.0, pieces: NONE };
 
-    fn bad(last: Left, restarted: Left) -> Vec<String> {
-        let judged = judge(&SECOND, &last, &restarted);
+    fn bad(burst: Left, last: Left, restarted: Left) -> Vec<String> {
+        let judged = judge(&burst, &SECOND, &last, &restarted);
         judged.into_iter().filter(|(is_good, _)| !is_good).map(|(_, line)| line).collect()
     }
 
     #[test]
     fn what_returns_within_its_factor_is_good() {
-        assert_eq!(bad(SECOND, RESTARTED), [""; 0]);
-        let more = Left { memory_mib: 75.0, files: 45, database_mib: 60.0, pieces: 0 };
-        assert_eq!(bad(more, Left { database_mib: 8.0, ..RESTARTED }), [""; 0]);
+        assert_eq!(bad(BURST, SECOND, RESTARTED), [""; 0]);
+        let more = Left { memory_mib: 75.0, files: 45, database_mib: 60.0, pieces: NONE };
+        assert_eq!(bad(BURST, more, Left { database_mib: 8.0, ..RESTARTED }), [""; 0]);
     }
 
     #[test]
     fn each_figure_that_does_not_return_is_told() {
-        for (last, restarted, line) in [
+        for (burst, last, restarted, line) in [
             (
+                BURST,
                 Left { memory_mib: 76.0, ..SECOND },
                 RESTARTED,
                 "resident memory DID NOT RETURN: 76 MiB; 50 MiB after the second burst, and at most 1.5 times that",
             ),
             (
+                BURST,
                 Left { files: 46, ..SECOND },
                 RESTARTED,
                 "open files DID NOT RETURN: 46; 30 after the second burst, and at most 1.5 times that",
             ),
             (
+                BURST,
                 Left { database_mib: 61.0, ..SECOND },
                 RESTARTED,
                 "database DID NOT RETURN: 61 MiB; 30 MiB after the second burst, and at most 2 times that",
             ),
-            (SECOND, Left { database_mib: 30.0, ..RESTARTED }, "database NOT EMPTIED by a restart: 30.0 MiB; at most 8 MiB"),
-            (Left { pieces: 3, ..SECOND }, RESTARTED, "piece files: 3 ARE LEFT"),
+            (
+                BURST,
+                SECOND,
+                Left { database_mib: 30.0, ..RESTARTED },
+                "database NOT EMPTIED by a restart: 30.0 MiB; at most 8 MiB",
+            ),
+            (
+                BURST,
+                Left { pieces: SOME, ..SECOND },
+                RESTARTED,
+                "piece files: 3 with 1.5 MiB after the last burst; 3 with 1.5 MiB ARE LEFT",
+            ),
+            (
+                Left { pieces: NONE, ..BURST },
+                SECOND,
+                RESTARTED,
+                "piece files: THERE WERE NONE after the last burst; none is left",
+            ),
         ] {
-            assert_eq!(bad(last, restarted), [line]);
+            assert_eq!(bad(burst, last, restarted), [line]);
         }
     }
 }

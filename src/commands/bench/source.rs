@@ -1,5 +1,5 @@
 //! The source that the measured service fetches: 13 full pieces of zeros under any path but `/tiny…`, where it is a
-//! few bytes.
+//! few bytes, and `/small…`, where it is 64 KiB.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,10 +21,14 @@ pub async fn start() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let length = PIECES * u64::from(PieceSize::DEFAULT.content_bytes());
-    let is_tiny = |path: warp::path::FullPath| async move {
-        if path.as_str().starts_with("/tiny") { Ok(TINY) } else { Err(warp::reject::not_found()) }
+    let short_of = |path: warp::path::FullPath| async move {
+        match path.as_str() {
+            path if path.starts_with("/tiny") => Ok(TINY),
+            path if path.starts_with("/small") => Ok(CHUNK),
+            _ => Err(warp::reject::not_found()),
+        }
     };
-    let tiny = warp::path::full().and_then(is_tiny);
+    let short = warp::path::full().and_then(short_of);
     let large = warp::any().map(move || {
         let chunk = CHUNK.len() as u64;
         let last = usize::try_from(length % chunk).unwrap_or_default();
@@ -32,6 +36,6 @@ pub async fn start() -> anyhow::Result<SocketAddr> {
         let chunks = sizes.map(|size| Ok::<_, Infallible>(Bytes::from_static(&CHUNK[..size])));
         warp::reply::with_header(warp::reply::stream(stream::iter(chunks)), "content-length", length)
     });
-    tokio::spawn(serve_tcp(listener, warp::service(tiny.or(large)), Connections::default()));
+    tokio::spawn(serve_tcp(listener, warp::service(short.or(large)), Connections::default()));
     Ok(address)
 }

@@ -21,6 +21,8 @@ const CLIENTS_OF_EACH: u32 = 2;
 /// Clients of one task more, so that one goes in many steps.
 const CLIENTS_OF_ONE: u32 = 1_000;
 const CONNECTIONS: u32 = 16;
+/// Every so many tasks, one is too large for the database and has a piece file.
+const FILE_EVERY: usize = 8;
 
 /// Every gauge of what is remembered, by its label, and the sums of tasks and peers.
 async fn counted(service: &Service) -> BTreeMap<String, u64> {
@@ -35,6 +37,13 @@ async fn counted(service: &Service) -> BTreeMap<String, u64> {
         }
     }
     counted
+}
+
+/// Files that lie in the database, and some that do not.
+fn put_files(origin: &Origin, count: u32) -> Vec<String> {
+    let contents = [random_content(100), random_content(2_000)];
+    let of = |number: usize| contents[usize::from(number.is_multiple_of(FILE_EVERY))].clone();
+    (0..count as usize).map(|number| origin.put(&format!("file-{number}"), File::new(of(number)))).collect()
 }
 
 /// One client's short life: it registers, has the one piece, and is heard of no more.
@@ -75,12 +84,11 @@ async fn burst(service: &Service, urls: Arc<Vec<String>>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_thousands_of_tasks_and_clients_nothing_is_left() {
     let (origin, mut service) = (Origin::start().await, Service::start_configured(CONFIGURATION).await);
-    let content = random_content(100);
-    let urls: Vec<String> = (0..TASKS).map(|number| origin.put(&format!("file-{number}"), File::new(content.clone()))).collect();
-    let urls = Arc::new(urls);
+    let urls = Arc::new(put_files(&origin, TASKS));
     let before = counted(&service).await;
     for _ in 0..2 {
-        burst(&service, urls.clone()).await;
+        let some_there = eventually("a task has a piece file", async || (!files(&service).is_empty()).then_some(()));
+        tokio::join!(burst(&service, urls.clone()), some_there);
         let nothing_left = async || {
             let left = service.dump().await.0.len() + files(&service).len();
             let counted = counted(&service).await;
@@ -110,8 +118,7 @@ async fn a_kill_amid_expiry_and_eviction_leaves_a_sound_home() {
     let configuration = "base: {gcInitialDelay: 0s, gcMetaInterval: 1s, gcDiskInterval: 1s, taskExpireTime: 1s, cacheExpireTime: 1s, peerGCDelay: 1s, \
                          repositoryQuota: 20K, snapshotInterval: 0s}\n";
     let (origin, mut service) = (Origin::start().await, Service::start_configured(configuration).await);
-    let content = random_content(100);
-    let urls: Vec<String> = (0..600).map(|number| origin.put(&format!("file-{number}"), File::new(content.clone()))).collect();
+    let urls = put_files(&origin, 600);
     for round in 0..3 {
         let api = service.api();
         let registered = Arc::new(AtomicU32::new(0));
