@@ -4,13 +4,17 @@
 //! - one file of 1 GiB until its last piece is recorded, beside `curl` piped through `tee` into a file and two `md5sum`s and
 //!   then synced, in turn (`ORIGIN_MIB` sets the size);
 //! - 200 clients that register one file at once: what the source sends, in lengths of the file;
-//! - 10,000 files of 3 bytes, registered over 16 connections.
+//! - 10,000 files of 3 bytes, registered over 16 connections, by clients that cost the machine as little as they can.
 //!
 //! `-- large`, `-- crowd` or `-- small` runs one of them alone.
 
 #[allow(dead_code, reason = "the benchmark uses a part of what the tests do")]
 #[path = "../tests/wire/harness/mod.rs"]
 mod harness;
+
+#[allow(dead_code, reason = "the benchmark uses a part of what `supernode bench` does")]
+#[path = "../src/commands/bench/connection.rs"]
+mod connection;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use bytes::Bytes;
+use connection::{Connection, code};
 use harness::exchange::{self, get, post_json, request};
 use harness::pieces::random_content;
 use harness::service::Service;
@@ -33,6 +38,8 @@ const CONNECTIONS: usize = 16;
 const CROWD: usize = 200;
 const CROWD_FILE_MIB: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How much of a content the source sends together with its head.
+const WITH_HEAD_BYTES: usize = 4096;
 
 #[tokio::main]
 async fn main() {
@@ -138,20 +145,15 @@ async fn small_files() {
     for _ in 0..CONNECTIONS {
         let (api, next, source) = (service.api(), next.clone(), source.url(""));
         registering.spawn(async move {
-            let mut connection = exchange::connect(api).await.unwrap_or_else(|error| panic!("{error}"));
+            let mut connection = Connection::open(&api.to_string()).await.expect("the service takes connections");
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= SMALL_FILES as u64 {
                     return;
                 }
-                let request = post_json(
-                    "/peer/registry",
-                    &registration(&format!("{source}{number}"), usize::try_from(number).expect("few")),
-                );
-                let answer = exchange::send(&mut connection, api, request).await.unwrap_or_else(|error| panic!("{error}"));
-                let answer = exchange::collect(answer).await.unwrap_or_else(|error| panic!("{error}"));
-                let answer = answer.answer().unwrap_or_else(|error| panic!("{error}"));
-                assert_eq!(answer.code, 200, "{answer}");
+                let registration = registration(&format!("{source}{number}"), usize::try_from(number).expect("few"));
+                let answer = connection.post("/peer/registry", &registration.to_string()).await.expect("an answer");
+                assert_eq!(code(answer), 200, "{}", String::from_utf8_lossy(answer));
             }
         });
     }
@@ -232,10 +234,13 @@ fn serve(mut stream: &TcpStream, content: &[u8], sent: &AtomicU64, ended: &Mutex
             }
         }
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\netag: \"one\"\r\n\r\n", content.len());
-        if stream.write_all(head.as_bytes()).is_err() {
+        // As servers do, which gather what they send: a small content goes with its head.
+        let with_head = content.len().min(WITH_HEAD_BYTES);
+        if stream.write_all(&[head.as_bytes(), &content[..with_head]].concat()).is_err() {
             return;
         }
-        for part in content.chunks(256 * 1024) {
+        sent.fetch_add(with_head as u64, Ordering::Relaxed);
+        for part in content[with_head..].chunks(256 * 1024) {
             if stream.write_all(part).is_err() {
                 return;
             }
