@@ -161,9 +161,9 @@ mod tests {
     fn a_database_whose_rows_went_is_written_anew_with_all_that_is_left() {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("db");
-        let (store, large) = database(&path, 100);
+        let (store, large) = database(&path, 150);
         assert!(large > 2 * FILE_BYTES_MIN, "{large} bytes are no burst");
-        (3..100).for_each(|task| store.write(&[Change::TaskForgotten { task: of_task(task).id }]).expect("written"));
+        (3..150).for_each(|task| store.write(&[Change::TaskForgotten { task: of_task(task).id }]).expect("written"));
         let facts = |store: &Store| (store.node(), store.boot(), store.commits(), store.task_ids().expect("readable"));
         let before = facts(&store);
         drop(store);
