@@ -7,7 +7,7 @@
 //! | [`domain`] | values: ids, tasks, pieces, clients, digests, and [`domain::Change`], one durable fact |
 //! | [`retention`] | pure: which cached files go, and why each goes or stays |
 //! | [`swarm`] | the pure core, one `Swarm` a task: events in, decisions and changes out |
-//! | [`store`] | typed sled trees, records, schema and migrations, group commit, snapshots |
+//! | [`store`] | typed sled trees, records, schema and migrations, group commit, snapshots, giving room back |
 //! | [`pieces`] | the piece files, and slots too small for one: writing, verifying, reading; hashing is the crate `md5-pair` |
 //! | [`origin`] | one request to a source, and what its answer means |
 //! | [`cdn`] | the background worker: from a source's bytes to stored pieces, resumable |
