@@ -111,7 +111,7 @@ fn task(id: TaskId, number: u32, clients: u32) -> Vec<Change> {
 fn read_everything(home: &Path) -> Duration {
     let began = Instant::now();
     let store = Store::open(&home.join("db")).expect("it opens");
-    let peers = store.peers().filter(|peer| peer.is_ok()).count();
+    let peers = store.peers().expect("readable").filter(|peer| peer.is_ok()).count();
     let tasks = store.task_ids().expect("readable");
     let clients: usize = tasks.iter().map(|task| store.task(task).expect("readable").expect("there").clients.len()).sum();
     assert_eq!(peers, clients);

@@ -15,6 +15,7 @@ use super::{CallError, Cluster};
 use crate::config::Config;
 use crate::domain::{ClientId, Generation, Moment, TaskId};
 use crate::retention::Reason;
+use crate::store::Rewritten;
 use crate::swarm::{Effects, Left};
 use crate::telemetry::metrics::METRICS;
 
@@ -129,6 +130,7 @@ impl Cluster {
         self.tidy_forgotten(config.task_expire_time).await;
         self.servers.lock().shrink();
         self.mark_used().await;
+        self.shrink_database().await?;
         if collected != Collected::default() {
             let Collected { clients, peers, expired, bytes, .. } = collected;
             tracing::info!(clients, peers, tasks = expired, bytes, "collected what nobody uses");
@@ -248,12 +250,52 @@ impl Cluster {
             return Ok(());
         }
         let store = self.store();
-        let stored = self.read(move || store.peer_ids().collect::<Result<HashSet<ClientId>, _>>()).await?;
+        let stored = self.read(move || store.peer_ids()?.collect::<Result<HashSet<ClientId>, _>>()).await?;
         let mut alone = stored;
         self.take_members_out(&mut alone);
         self.alone.note(alone, Moment(0));
         self.alone.note_listed();
         Ok(())
+    }
+
+    /// Makes the database small again where what went has left it large. What fails is told and leaves it as it is; if it can
+    /// no longer be written, that ends the service.
+    async fn shrink_database(self: &Arc<Self>) -> Result<(), CallError> {
+        if !self.store.may_be_sparse(self.rows()) {
+            return Ok(());
+        }
+        let cluster = self.clone();
+        match self.blocking(move || cluster.store.give_room_back(&cluster.committer)).await? {
+            Ok(None) => {}
+            Ok(Some(Rewritten { rows, bytes_before, bytes_after, pause })) => {
+                let pause_ms = pause.as_millis();
+                tracing::info!(
+                    rows,
+                    bytes_before,
+                    bytes_after,
+                    pause_ms,
+                    "wrote the database anew: most of its file was of what is gone"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the database is larger than it need be and could not be written anew"
+                );
+                self.prove_progress().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// About how many rows the database has, without what few tasks have: what a task fetches and how far it is, its pieces,
+    /// where a client is in it and what it holds, and peers without a task.
+    fn rows(&self) -> u64 {
+        let of_task = |cell: Arc<Cell>| {
+            let inner = cell.lock();
+            2 + u64::from(inner.swarm.known_end()) + 2 * inner.swarm.members() as u64
+        };
+        self.alone.len() as u64 + self.cells().into_iter().map(of_task).sum::<u64>()
     }
 
     /// Notes on the files when they were used.

@@ -95,7 +95,7 @@ pub fn walk(store: &Store, only: Option<&TaskId>, each: &mut dyn FnMut(Row) -> b
         }
     }
     if only.is_none() {
-        for peer in store.peers() {
+        for peer in store.peers()? {
             if !each(peer_row(peer?)) {
                 return Ok(());
             }

@@ -205,8 +205,8 @@ fn source_limits(config: &Config) -> cdn::Limits {
 
 impl Cluster {
     /// Opens the home and rebuilds every swarm from what is stored there, or says why that cannot be used. With
-    /// `accept_loss`, a database that lost commits can. Tells about how many rows there are.
-    fn open_as_it_is(config: Config, accept_loss: bool) -> Result<(Arc<Self>, u64), StartError> {
+    /// `accept_loss`, a database that lost commits can.
+    fn open_as_it_is(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
         let home = Home::new(config.home.clone());
         let before_migration = |store: &Store| {
             // A database that damage threw back to an older schema must not become the newest snapshot.
@@ -250,9 +250,9 @@ impl Cluster {
             store,
             repository,
         });
-        let rows = cluster.recover()?;
+        cluster.recover()?;
         cluster.load_preheats()?;
-        Ok((cluster, rows))
+        Ok(cluster)
     }
 
     /// Begins what runs in the background: unfinished downloads and the sweep of leases.

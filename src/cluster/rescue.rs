@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use super::cell::Cell;
 use super::{Cluster, StartError, snapshots};
 use crate::config::{Config, Home};
-use crate::store::{self, StoreError, swap};
+use crate::store::{self, StoreError};
 
 /// What to do with a database that lost something.
 enum Remedy {
@@ -32,26 +32,17 @@ impl Cluster {
         } else {
             guarded(&home, || Self::open_as_it_is(config.clone(), false))
         };
-        let opened = match opened {
-            Ok((cluster, rows)) if store::rewrite::may_be_sparse(&home.database(), rows) => {
-                // Nothing of it runs yet, so that nobody has the database afterwards.
-                drop(cluster);
-                give_room_back(&home)?;
-                guarded(&home, || Self::open_as_it_is(config.clone(), false))
-            }
-            opened => opened,
-        };
         snapshots::remove_partial(&home);
         match opened {
             Err(StartError::Store(error)) if error.is_damage() => {
                 store::look_for_hindrance(&home.database())?;
                 let keep = matches!(replace(&home, &error)?, Remedy::Keep);
-                let (cluster, _) = guarded(&home, || Self::open_as_it_is(config, keep))?;
+                let cluster = guarded(&home, || Self::open_as_it_is(config, keep))?;
                 cluster.rescued.store(true, Ordering::Release);
                 Ok(cluster)
             }
             opened => {
-                let (cluster, _) = opened?;
+                let cluster = opened?;
                 // A database that was never used may stand beside the pieces of another, which somebody moved.
                 if cluster.store.boot() > 1 {
                     cluster.remove_orphans()?;
@@ -75,26 +66,6 @@ impl Cluster {
         }
         Ok(())
     }
-}
-
-/// Makes the database small again where it holds little. It is as good as it is: what fails is told and leaves it so, unless
-/// it leaves no database at all.
-fn give_room_back(home: &Home) -> Result<(), StoreError> {
-    match store::rewrite::rewrite_if_sparse(&home.database()) {
-        Ok(None) => {}
-        Ok(Some(rewritten)) => tracing::info!(
-            rows = rewritten.rows,
-            bytes_before = rewritten.bytes_before,
-            bytes_after = rewritten.bytes_after,
-            "wrote the database anew: most of its file was of what is gone"
-        ),
-        Err(error) if swap::is_interrupted(&home.database()) => return Err(error),
-        Err(error) => tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the database is larger than it need be and could not be written anew"
-        ),
-    }
-    Ok(())
 }
 
 /// sled panics on some damage, when it is opened or later when it is read.

@@ -96,8 +96,8 @@ impl Cluster {
         let store = self.store.clone();
         Ok(self
             .read(move || {
-                let items = store.peers().skip(window.skip).take(window.take).collect::<Result<_, _>>()?;
-                Ok(Page { total: store.peer_count(), items })
+                let items = store.peers()?.skip(window.skip).take(window.take).collect::<Result<_, _>>()?;
+                Ok(Page { total: store.peer_count()?, items })
             })
             .await?)
     }

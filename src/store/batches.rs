@@ -8,7 +8,7 @@ use sled::{Batch, IVec, Tree};
 use super::records::{
     ClientV1, ContentV1, PeerV1, PieceV1, PinV1, PreheatChildV2, PreheatV1, ProgressV1, Record, RecordError, SourceV2, TaskV2,
 };
-use super::schema::{Table, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
+use super::schema::{Table, Trees, client_key, piece_key, preheat_child_key, progress_key, progress_prefix, source_key};
 use super::{Store, StoreError};
 use crate::domain::{Change, Durability, TaskId, TaskSpec};
 
@@ -30,15 +30,16 @@ pub(super) fn write<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
     wants_keys: bool,
 ) -> Result<Vec<(Table, IVec)>, StoreError> {
+    let trees = store.trees()?;
     let mut batches = Batches::new(wants_keys);
     for change in changes {
         if let Some(ended) = Ended::by(change) {
-            batches.remove_ended(store, &ended)?;
+            batches.remove_ended(&trees, &ended)?;
         }
-        batches.add(store, change)?;
+        batches.add(&trees, change)?;
     }
-    let written = batches.apply(store)?;
-    store.count_commit()?;
+    let written = batches.apply(&trees)?;
+    store.count_commit(&trees)?;
     Ok(written)
 }
 
@@ -114,14 +115,14 @@ impl Batches {
     }
 
     /// Adds what is there after a change; what is not is removed by [`Self::remove_ended`].
-    fn add(&mut self, store: &Store, change: &Change) -> Result<(), StoreError> {
+    fn add(&mut self, trees: &Trees, change: &Change) -> Result<(), StoreError> {
         match change {
             Change::TaskDefined(spec) => {
                 self.put_source(spec)?;
             }
             Change::TaskRedefined(spec) => {
                 let chunks = self.put_source(spec)?;
-                self.remove_rest_of_source(store, &spec.id, chunks)?;
+                self.remove_rest_of_source(trees, &spec.id, chunks)?;
             }
             Change::TaskProgressed { task, status } => {
                 self.put(Table::Tasks, task.as_bytes().as_slice(), encode("tasks", &TaskV2::from(status))?);
@@ -189,11 +190,11 @@ impl Batches {
     }
 
     /// Removes the chunks that a longer record had, in the database or in this window: they may have secrets.
-    fn remove_rest_of_source(&mut self, store: &Store, task: &TaskId, chunks: u16) -> Result<(), StoreError> {
+    fn remove_rest_of_source(&mut self, trees: &Trees, task: &TaskId, chunks: u16) -> Result<(), StoreError> {
         let here = self.chunks.get(task).copied().unwrap_or(0);
         for number in chunks.. {
             let key = source_key(task, number);
-            if number >= here && !store.trees.sources.contains_key(key).map_err(StoreError::sled("look for a source"))? {
+            if number >= here && !trees.sources.contains_key(key).map_err(StoreError::sled("look for a source"))? {
                 break;
             }
             self.remove(Table::Sources, key.as_slice());
@@ -222,9 +223,9 @@ impl Batches {
 
     /// Removes every row that begins with what has ended, those of this window included: thousands of clients that
     /// expire together are one batch, not thousands.
-    fn remove_ended(&mut self, store: &Store, ended: &Ended) -> Result<(), StoreError> {
+    fn remove_ended(&mut self, trees: &Trees, ended: &Ended) -> Result<(), StoreError> {
         for table in ended.tables {
-            for key in table.tree(&store.trees).scan_prefix(&ended.prefix).keys() {
+            for key in table.tree(trees).scan_prefix(&ended.prefix).keys() {
                 let key = key.map_err(StoreError::sled("read what is removed"))?;
                 self.remove(*table, key);
             }
@@ -242,10 +243,10 @@ impl Batches {
     }
 
     /// Writes everything as one: after a crash all of it is there, or nothing. Tells the keys, if they are wanted.
-    fn apply(self, store: &Store) -> Result<Vec<(Table, IVec)>, StoreError> {
+    fn apply(self, trees: &Trees) -> Result<Vec<(Table, IVec)>, StoreError> {
         let keys = self.keys.unwrap_or_default();
         let batches = self.by_tree.into_iter();
-        let mut batches: Vec<(&Tree, Batch)> = batches.map(|(table, batch)| (table.tree(&store.trees), batch)).collect();
+        let mut batches: Vec<(&Tree, Batch)> = batches.map(|(table, batch)| (table.tree(trees), batch)).collect();
         if batches.len() <= 1 {
             // The usual window is progress alone, and a plain batch costs half of a transaction, which reads what it writes.
             return match batches.pop() {

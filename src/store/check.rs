@@ -60,8 +60,9 @@ impl Store {
     /// Looks at every row of every tree. Tells how many there are, and in words what is wrong with which.
     pub fn check(&self) -> Result<(u64, Vec<String>), StoreError> {
         let (mut rows, mut wrong) = (0, Vec::new());
+        let trees = self.trees()?;
         for table in Table::ALL {
-            for entry in table.tree(&self.trees).iter() {
+            for entry in table.tree(&trees).iter() {
                 let (key, value) = entry.map_err(StoreError::sled("read for a check"))?;
                 rows += 1;
                 let name = table.name();
@@ -111,14 +112,14 @@ impl Store {
 
     fn check_preheat(&self, key: &[u8]) -> Result<Option<String>, StoreError> {
         let Some((id, true)) = parse_preheat(key) else { return Ok(None) };
-        let there = self.trees.preheats.contains_key(id.as_bytes()).map_err(StoreError::sled("read for a check"))?;
+        let there = self.trees()?.preheats.contains_key(id.as_bytes()).map_err(StoreError::sled("read for a check"))?;
         Ok((!there).then(|| format!("there is a child of the preheat {id}, which is not there")))
     }
 
     fn check_client(&self, task: &TaskId, client: Option<ClientId>) -> Result<Option<String>, StoreError> {
         let Some(client) = client else { return Ok(None) };
         let key = super::schema::client_key(task, &client);
-        let there = self.trees.clients.contains_key(key).map_err(StoreError::sled("read for a check"))?;
+        let there = self.trees()?.clients.contains_key(key).map_err(StoreError::sled("read for a check"))?;
         Ok((!there).then(|| format!("there is progress of the client {client} in the task {task}, which has no such client")))
     }
 }

@@ -146,6 +146,11 @@ impl Committer {
         self.shared.recorder.begin()
     }
 
+    /// Keeps everything that is submitted waiting for as long as what is returned lives.
+    pub(super) fn pause(&self) -> impl Sized + '_ {
+        self.shared.recorder.pause()
+    }
+
     /// Commits what is queued and stops the thread.
     pub fn stop(&self) {
         self.shared.queue.lock().closed = true;
@@ -385,7 +390,7 @@ pub mod tests {
         assert_eq!((rows.clients[0].ordinal, rows.clients[0].download_errors), (3, 2));
         let held: Vec<u32> = rows.progress[0].1.held.iter().map(|piece| piece.0).collect();
         assert_eq!(held, [512, 514]);
-        let peers: Vec<Peer> = store.peers().collect::<Result<_, _>>().expect("readable");
+        let peers: Vec<Peer> = store.peers().expect("open").collect::<Result<_, _>>().expect("readable");
         assert_eq!(peers, [store.peer(&peers[0].id).expect("readable").expect("there")]);
     }
 
@@ -401,7 +406,11 @@ pub mod tests {
             changes.push(Change::TaskRedefined(Arc::new(short.clone())));
             commit(&committer, std::mem::take(&mut changes)).await.durable().await.expect("durable");
             assert!(store.task(&short.id).expect("readable").expect("there").spec == short);
-            assert_eq!(store.trees.sources.scan_prefix(short.id.as_bytes()).count(), 1, "its end is the other's");
+            assert_eq!(
+                store.trees().expect("open").sources.scan_prefix(short.id.as_bytes()).count(),
+                1,
+                "its end is the other's"
+            );
             commit(&committer, vec![Change::TaskRedefined(Arc::new(long.clone()))]).await.durable().await.expect("durable");
             assert!(store.task(&long.id).expect("readable").expect("there").spec == long);
         }
@@ -447,7 +456,8 @@ pub mod tests {
         commit(&committer, changes).await.durable().await.expect("durable");
         assert!(store.task(&spec.id).expect("readable").is_none());
         assert!(store.peer(&client).expect("readable").is_none());
-        for tree in [&store.trees.sources, &store.trees.pieces, &store.trees.clients, &store.trees.progress] {
+        let trees = store.trees().expect("open");
+        for tree in [&trees.sources, &trees.pieces, &trees.clients, &trees.progress] {
             assert_eq!(tree.scan_prefix(spec.id.as_bytes()).count(), 0);
         }
         let rows = store.task(&other.id).expect("readable").expect("there");

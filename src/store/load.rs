@@ -38,7 +38,8 @@ pub struct TaskRows {
 impl Store {
     /// The ids of all tasks, ascending.
     pub fn task_ids(&self) -> Result<Vec<TaskId>, StoreError> {
-        let ids = self.trees.tasks.iter().keys().map(|key| {
+        let trees = self.trees()?;
+        let ids = trees.tasks.iter().keys().map(|key| {
             let key = key.map_err(StoreError::sled("read the tasks"))?;
             split_task(&key).map(|(task, _)| task).ok_or_else(|| bad_key("tasks"))
         });
@@ -53,14 +54,14 @@ impl Store {
             Err(_) if self.status(id)?.is_none() => return Ok(None),
             source => source?,
         };
-        let pinned = self.trees.pins.contains_key(id.as_bytes()).map_err(StoreError::sled("read a pin"))?;
+        let pinned = self.trees()?.pins.contains_key(id.as_bytes()).map_err(StoreError::sled("read a pin"))?;
         let (pieces, clients, progress) = (self.pieces(id)?, self.clients(id)?, self.progress(id)?);
         Ok(Some(TaskRows { spec, status, pieces, clients, progress, pinned }))
     }
 
     /// The only slot of a task's generation whose source is too small for a file; `None` where there is none.
     pub fn content(&self, id: &TaskId, generation: Generation) -> Result<Option<Vec<u8>>, StoreError> {
-        let row = self.trees.contents.get(id.as_bytes()).map_err(StoreError::sled("read a content"))?;
+        let row = self.trees()?.contents.get(id.as_bytes()).map_err(StoreError::sled("read a content"))?;
         let record = row.map(|row| ContentV1::decode(&row).map_err(in_tree("contents"))).transpose()?;
         Ok(record.filter(|record| record.generation == generation.0).map(|record| record.slot))
     }
@@ -75,31 +76,32 @@ impl Store {
 
     /// How far the source of a task has got.
     pub(super) fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
-        let bytes = self.trees.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))?;
+        let bytes = self.trees()?.tasks.get(id.as_bytes()).map_err(StoreError::sled("read a task"))?;
         bytes.map(|bytes| TaskV2::decode_any(&bytes).and_then(TaskStatus::try_from).map_err(in_tree("tasks"))).transpose()
     }
 
     /// What a client says of itself.
     pub fn peer(&self, id: &ClientId) -> Result<Option<Peer>, StoreError> {
-        let bytes = self.trees.peers.get(id.as_str()).map_err(StoreError::sled("read a peer"))?;
+        let bytes = self.trees()?.peers.get(id.as_str()).map_err(StoreError::sled("read a peer"))?;
         let decode =
             |bytes: sled::IVec| PeerV1::decode(&bytes).map(|record| record.into_domain(id.clone())).map_err(in_tree("peers"));
         bytes.map(decode).transpose()
     }
 
     /// All peers, in the order of their ids.
-    pub fn peers(&self) -> impl Iterator<Item = Result<Peer, StoreError>> {
-        self.trees.peers.iter().map(|row| {
-            let (key, value) = row.map_err(StoreError::sled("read the peers"))?;
+    pub fn peers(&self) -> Result<impl Iterator<Item = Result<Peer, StoreError>>, StoreError> {
+        Ok(self.peer_rows()?.map(|row| {
+            let (key, value) = row?;
             let id = parse_client(&key).ok_or_else(|| bad_key("peers"))?;
             Ok(PeerV1::decode(&value).map_err(in_tree("peers"))?.into_domain(id))
-        })
+        }))
     }
 
     /// All preheats, in the order of their ids, and what each found to fetch.
     pub fn preheats(&self) -> Result<Vec<(Preheat, Vec<PreheatChild>)>, StoreError> {
         let mut preheats: Vec<(Preheat, Vec<PreheatChild>)> = Vec::new();
-        for row in self.trees.preheats.iter() {
+        let trees = self.trees()?;
+        for row in trees.preheats.iter() {
             let (key, value) = row.map_err(StoreError::sled("read the preheats"))?;
             let (id, is_child) = parse_preheat(&key).ok_or_else(|| bad_key("preheats"))?;
             if !is_child {
@@ -116,15 +118,22 @@ impl Store {
     }
 
     /// The ids of all peers, ascending.
-    pub fn peer_ids(&self) -> impl Iterator<Item = Result<ClientId, StoreError>> {
-        self.trees.peers.iter().keys().map(|key| {
-            let key = key.map_err(StoreError::sled("read the peers"))?;
-            parse_client(&key).ok_or_else(|| bad_key("peers"))
-        })
+    pub fn peer_ids(&self) -> Result<impl Iterator<Item = Result<ClientId, StoreError>>, StoreError> {
+        Ok(self.peer_rows()?.map(|row| parse_client(&row?.0).ok_or_else(|| bad_key("peers"))))
     }
 
-    pub fn peer_count(&self) -> usize {
-        self.trees.peers.len()
+    pub fn peer_count(&self) -> Result<usize, StoreError> {
+        Ok(self.trees()?.peers.len())
+    }
+
+    /// The database stays the one that it is for as long as these are read.
+    fn peer_rows(&self) -> Result<impl Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>>, StoreError> {
+        let trees = self.trees()?;
+        let mut rows = trees.peers.iter();
+        Ok(std::iter::from_fn(move || {
+            let _held = &trees;
+            rows.next().map(|row| row.map_err(StoreError::sled("read the peers")))
+        }))
     }
 
     /// What a task fetches, put together from the chunks of its record.
@@ -135,9 +144,9 @@ impl Store {
 
     /// The record of what a task fetches, put together from its chunks; empty where there is none.
     pub(super) fn source_record(&self, id: &TaskId) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = Vec::new();
+        let (mut bytes, trees) = (Vec::new(), self.trees()?);
         for chunk in 0.. {
-            match self.trees.sources.get(source_key(id, chunk)).map_err(StoreError::sled("read a source"))? {
+            match trees.sources.get(source_key(id, chunk)).map_err(StoreError::sled("read a source"))? {
                 Some(part) => bytes.extend_from_slice(&part),
                 None => break,
             }
@@ -146,7 +155,8 @@ impl Store {
     }
 
     fn pieces(&self, task: &TaskId) -> Result<Vec<(PieceNumber, PieceDigest, bool)>, StoreError> {
-        let rows = self.trees.pieces.scan_prefix(task.as_bytes()).map(|row| {
+        let trees = self.trees()?;
+        let rows = trees.pieces.scan_prefix(task.as_bytes()).map(|row| {
             let (key, value) = row.map_err(StoreError::sled("read the pieces"))?;
             let piece = split_task(&key).and_then(|(_, rest)| parse_piece(rest)).ok_or_else(|| bad_key("pieces"))?;
             let record = PieceV1::decode(&value).map_err(in_tree("pieces"))?;
@@ -156,7 +166,8 @@ impl Store {
     }
 
     fn clients(&self, task: &TaskId) -> Result<Vec<Client>, StoreError> {
-        let rows = self.trees.clients.scan_prefix(task.as_bytes()).map(|row| {
+        let trees = self.trees()?;
+        let rows = trees.clients.scan_prefix(task.as_bytes()).map(|row| {
             let (key, value) = row.map_err(StoreError::sled("read the clients"))?;
             let id = split_task(&key).and_then(|(_, rest)| parse_client(rest)).ok_or_else(|| bad_key("clients"))?;
             Ok(ClientV1::decode(&value).map_err(in_tree("clients"))?.into_domain(*task, id))
@@ -166,7 +177,8 @@ impl Store {
 
     fn progress(&self, task: &TaskId) -> Result<Vec<(ClientId, StoredProgress)>, StoreError> {
         let mut clients: Vec<(ClientId, StoredProgress)> = Vec::new();
-        for row in self.trees.progress.scan_prefix(task.as_bytes()) {
+        let trees = self.trees()?;
+        for row in trees.progress.scan_prefix(task.as_bytes()) {
             let (key, value) = row.map_err(StoreError::sled("read the progress"))?;
             let (id, chunk) = split_task(&key).and_then(|(_, rest)| parse_progress(rest)).ok_or_else(|| bad_key("progress"))?;
             let record = ProgressV1::decode(&value).map_err(in_tree("progress"))?;

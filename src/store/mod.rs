@@ -30,7 +30,7 @@ mod mark;
 mod migrate;
 mod recording;
 mod records;
-pub mod rewrite;
+mod rewrite;
 mod schema;
 pub mod snapshot;
 pub mod swap;
@@ -45,12 +45,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
+
 use crate::domain::Durability;
 use batches::CHUNK_BYTES;
 pub use commit::{CommitFailed, Committer, Room, Ticket};
 pub use load::{StoredPieces, StoredProgress, TaskRows};
 pub use migrate::migration_steps;
 pub use records::RecordError;
+pub use rewrite::Rewritten;
 pub use schema::SCHEMA_VERSION;
 
 /// Pages that sled keeps in memory. Bytes. The hot path never reads, so this need only hold what is being written.
@@ -86,6 +89,8 @@ pub enum StoreError {
     Gone { path: PathBuf },
     #[error("the database {path} has other rows than the one that it was written of", path = path.display())]
     Unlike { path: PathBuf },
+    #[error("the database {path} was closed to be written anew, and could not be opened again", path = path.display())]
+    Closed { path: PathBuf },
     #[error("cannot {operation} in the database")]
     Sled {
         operation: &'static str,
@@ -133,7 +138,9 @@ impl StoreError {
                 | sled::Error::CollectionNotFound(_) => true,
             },
             Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
-            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } | Self::Unlike { .. } => false,
+            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } | Self::Unlike { .. } | Self::Closed { .. } => {
+                false
+            }
         }
     }
 
@@ -153,6 +160,7 @@ impl StoreError {
             | Self::Gone { .. }
             | Self::Record { .. }
             | Self::Unlike { .. }
+            | Self::Closed { .. }
             | Self::NewerSchema { .. } => None,
         }
     }
@@ -161,10 +169,8 @@ impl StoreError {
 /// An open database.
 #[derive(Debug)]
 pub struct Store {
-    db: sled::Db,
-    trees: schema::Trees,
-    /// Our own handle to sled's file: its flush does not sync, so we do.
-    file: File,
+    /// Another one with the same rows may take its place under way ([`rewrite`]); `None` if that failed half way.
+    files: RwLock<Option<Files>>,
     path: PathBuf,
     boot: u64,
     node: u64,
@@ -172,10 +178,43 @@ pub struct Store {
     schema: u32,
     /// Windows committed so far.
     commits: AtomicU64,
+    lost_commits: u64,
+}
+
+/// What of a database is open.
+#[derive(Debug)]
+struct Files {
+    db: sled::Db,
+    trees: schema::Trees,
+    /// Our own handle to sled's file: its flush does not sync, so we do.
+    file: File,
     /// `None` where nothing may be written.
     mark: Option<mark::Mark>,
-    lost_commits: u64,
     blobs: blobs::Blobs,
+}
+
+impl Files {
+    fn to_read(path: &Path, db: sled::Db) -> Result<Self, StoreError> {
+        let (trees, file) = (schema::Trees::open(&db)?, open_database_file(path)?);
+        Ok(Self { db, trees, file, mark: None, blobs: blobs::Blobs::of(path) })
+    }
+
+    /// Tells what its mark says, too.
+    fn to_write(path: &Path, db: sled::Db) -> Result<(Self, u64), StoreError> {
+        let (mark, marked) = mark::Mark::open(path).map_err(sync_failed(path))?;
+        Ok((Self { mark: Some(mark), ..Self::to_read(path, db)? }, marked))
+    }
+
+    /// Makes what was just opened survive a loss of power: sled syncs neither what it is configured with nor the names of its
+    /// files, and without them a synced log is lost.
+    fn settle(&self, path: &Path) -> Result<(), StoreError> {
+        self.db.flush().map_err(StoreError::sled("flush"))?;
+        self.file
+            .sync_data()
+            .and_then(|()| sync_all_below(path))
+            .and_then(|()| swap::sync_parent(path))
+            .map_err(sync_failed(path))
+    }
 }
 
 impl Store {
@@ -196,27 +235,18 @@ impl Store {
 
     fn migrate(path: &Path, db: sled::Db) -> Result<Self, StoreError> {
         migrate::bring_up_to_date(&db)?;
-        let trees = schema::Trees::open(&db)?;
-        let (boot, node, commits) = (trees.count_boot()?, trees.node()?, trees.commits()?);
-        let (mark, marked) = mark::Mark::open(path).map_err(sync_failed(path))?;
-        let store = Self {
-            file: open_database_file(path)?,
-            db,
-            trees,
+        let (files, marked) = Files::to_write(path, db)?;
+        let (boot, node, commits) = (files.trees.count_boot()?, files.trees.node()?, files.trees.commits()?);
+        files.settle(path)?;
+        Ok(Self {
+            files: RwLock::new(Some(files)),
             path: path.to_owned(),
             boot,
             node,
             schema: SCHEMA_VERSION,
             commits: AtomicU64::new(commits),
-            mark: Some(mark),
             lost_commits: marked.saturating_sub(commits),
-            blobs: blobs::Blobs::of(path),
-        };
-        store.db.flush().map_err(StoreError::sled("flush"))?;
-        store.sync()?;
-        // sled syncs neither what it is configured with nor the names of its files: without them, a synced log is lost.
-        sync_all_below(path).and_then(|()| swap::sync_parent(path)).map_err(sync_failed(path))?;
-        Ok(store)
+        })
     }
 
     /// Opens the database for reading what is there; writes nothing.
@@ -227,10 +257,10 @@ impl Store {
     }
 
     fn to_read(path: &Path, db: sled::Db, schema: u32) -> Result<Self, StoreError> {
-        let trees = schema::Trees::open(&db)?;
+        let files = Files::to_read(path, db)?;
+        let trees = &files.trees;
         let (boot, node, commits) = (trees.boot()?, trees.known_node()?, AtomicU64::new(trees.commits()?));
-        let (file, blobs, path) = (open_database_file(path)?, blobs::Blobs::of(path), path.to_owned());
-        Ok(Self { file, db, trees, path, boot, node, schema, commits, mark: None, lost_commits: 0, blobs })
+        Ok(Self { files: RwLock::new(Some(files)), path: path.to_owned(), boot, node, schema, commits, lost_commits: 0 })
     }
 
     /// Opens the database for a check: for reading, but telling whether commits were lost.
@@ -247,7 +277,8 @@ impl Store {
     pub fn open_restored(path: &Path) -> Result<Self, StoreError> {
         let store = Self::open_to_read(path)?;
         let (mark, _) = mark::Mark::open(path).map_err(sync_failed(path))?;
-        Ok(Self { mark: Some(mark), ..store })
+        let files = store.files.into_inner().map(|files| Files { mark: Some(mark), ..files });
+        Ok(Self { files: RwLock::new(files), ..store })
     }
 
     /// How often this database was opened by a service, this time included.
@@ -278,19 +309,31 @@ impl Store {
         self.schema
     }
 
+    /// What is open of it, for as long as this is held. Whoever has it already may ask again, even while another database is
+    /// about to take its place.
+    fn files(&self) -> Result<MappedRwLockReadGuard<'_, Files>, StoreError> {
+        let files = RwLockReadGuard::try_map(self.files.read_recursive(), Option::as_ref);
+        files.map_err(|_| StoreError::Closed { path: self.path.clone() })
+    }
+
+    fn trees(&self) -> Result<MappedRwLockReadGuard<'_, schema::Trees>, StoreError> {
+        Ok(MappedRwLockReadGuard::map(self.files()?, |files| &files.trees))
+    }
+
     /// Counts a window, after it was written: where the count is, the window is.
-    fn count_commit(&self) -> Result<(), StoreError> {
-        self.trees.set_commits(self.commits.fetch_add(1, Ordering::AcqRel) + 1)
+    fn count_commit(&self, trees: &schema::Trees) -> Result<(), StoreError> {
+        trees.set_commits(self.commits.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
     /// Makes everything written so far survive what `durability` promises.
     fn make_durable(&self, durability: Durability) -> Result<(), StoreError> {
-        self.db.flush().map_err(StoreError::sled("flush"))?;
+        let files = self.files()?;
+        files.db.flush().map_err(StoreError::sled("flush"))?;
         if durability == Durability::Power {
-            self.blobs.sync().map_err(sync_failed(&self.path))?;
-            self.sync()?;
+            files.blobs.sync().map_err(sync_failed(&self.path))?;
+            files.file.sync_data().map_err(sync_failed(&self.path))?;
         }
-        match &self.mark {
+        match &files.mark {
             Some(mark) => mark.set(self.commits()).map_err(sync_failed(&self.path)),
             None => Ok(()),
         }
@@ -305,13 +348,11 @@ impl Store {
     /// Has the next process read what is on the disk. After a failed sync the kernel may have pages that never get there,
     /// and takes them for written.
     fn distrust_cache(&self) {
-        if let Err(error) = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed) {
+        // One that is closed has nothing there that was not synced.
+        let Ok(files) = self.files() else { return };
+        if let Err(error) = rustix::fs::fadvise(&files.file, 0, None, rustix::fs::Advice::DontNeed) {
             tracing::warn!(%error, "the kernel's copy of the database cannot be dropped");
         }
-    }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(sync_failed(&self.path))
     }
 }
 

@@ -65,6 +65,11 @@ impl Recorder {
         Gate { keys: self.0.lock(), noted: false }
     }
 
+    /// Keeps the committer from writing for as long as what is returned lives.
+    pub fn pause(&self) -> MutexGuard<'_, Option<Keys>> {
+        self.0.lock()
+    }
+
     pub fn begin(&self) -> Result<Recording<'_>, SnapshotError> {
         let mut keys = self.0.lock();
         if keys.is_some() {

@@ -1,17 +1,25 @@
-//! Giving room back: at a start, a database most of whose file is dead is written anew.
+//! Giving room back: a database most of whose file is dead is written anew, under the service that has it.
 //!
 //! sled uses the room of what is gone again, and hardly ever gives it back. Its file is a row of segments; one is free once
 //! the last page has been moved out of it, and pages are moved only as others are written, from the first segment on.
-//! What a burst leaves, a few pages in nearly every segment, stays where it is.
+//! What a burst leaves, a few pages in nearly every segment, stays where it is; and so does what sled keeps in memory of it.
+//!
+//! Commits wait while the rows are copied and compared, reads only while one database takes the other's place.
 //!
 //! Invariant: the old database goes after the new one was read back and has exactly its rows. Whatever fails before that
 //! leaves the old one, in which nothing was changed.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
 
 use super::snapshot::UNFLUSHED_BYTES;
-use super::{SCHEMA_VERSION, Store, StoreError, open_sled, swap, sync_all_below, sync_failed};
+use super::{
+    Committer, Files, LOCK_EVERY, LOCK_TIMEOUT, Store, StoreError, open_database_file, open_sled, swap, sync_all_below,
+    sync_failed,
+};
 use crate::domain::Durability;
 
 /// Databases smaller than this are left as they are. Bytes.
@@ -21,9 +29,10 @@ const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 const BESIDE_ROW_BYTES: usize = 64;
 /// How many times its rows a database has to be, so that one that was just written is not written anew.
 const FILE_PER_ROWS_MIN: u64 = 8;
-
 /// The least that a row of ours takes, with what sled has beside it. Bytes.
 const ROW_BYTES_MIN: u64 = 128;
+/// How long those may take to end who read the old database. Commits wait as well.
+const READERS_END_WITHIN: Duration = Duration::from_millis(100);
 
 /// What became of a database.
 #[derive(Clone, Copy, Debug)]
@@ -31,44 +40,96 @@ pub struct Rewritten {
     pub rows: u64,
     pub bytes_before: u64,
     pub bytes_after: u64,
+    /// How long nothing could be committed.
+    pub pause: Duration,
 }
 
-/// Whether a database of about so many rows is so much larger than those that it is worth looking at: reading rows to find
-/// out costs what a start has to wait for.
-pub fn may_be_sparse(path: &Path, rows: u64) -> bool {
-    let bytes = file_bytes(path);
-    bytes >= FILE_BYTES_MIN && rows.saturating_mul(ROW_BYTES_MIN * FILE_PER_ROWS_MIN) <= bytes
+impl Store {
+    /// Whether a database of about so many rows is so much larger than those that it is worth looking at all of them.
+    pub fn may_be_sparse(&self, rows: u64) -> bool {
+        let bytes = file_bytes(&self.path);
+        bytes >= FILE_BYTES_MIN && rows.saturating_mul(ROW_BYTES_MIN * FILE_PER_ROWS_MIN) <= bytes
+    }
+
+    /// Writes the database anew if that gives much room back. Blocks. `None` if it is as large as it should be, or has long
+    /// readers; then another time may do. After some errors the database is closed: the next commit fails.
+    pub fn give_room_back(&self, committer: &Committer) -> Result<Option<Rewritten>, StoreError> {
+        // On some damage, and on some errors of the disk, sled panics instead of telling.
+        let rewritten = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let bytes_before = file_bytes(&self.path);
+            if bytes_before < FILE_BYTES_MIN || !is_sparse(&self.files()?.db, bytes_before)? {
+                return Ok(None);
+            }
+            let _nothing_is_written = committer.pause();
+            // What could not be written is not to be written elsewhere: it was not acknowledged.
+            if committer.has_failed() { Ok(None) } else { self.rewrite(bytes_before) }
+        }));
+        rewritten.unwrap_or_else(|_| Err(StoreError::Panicked { path: self.path.clone() }))
+    }
+
+    fn rewrite(&self, bytes_before: u64) -> Result<Option<Rewritten>, StoreError> {
+        let began = Instant::now();
+        self.require_room(bytes_before)?;
+        let building = swap::building(&self.path);
+        let remove_building = || {
+            // It takes room that is needed. If it cannot be removed, the next start tries that again.
+            let _ = std::fs::remove_dir_all(&building);
+        };
+        let rows = build(&self.files()?.db, &building).inspect_err(|_| remove_building())?;
+        let Some(mut files) = self.files.try_write_for(READERS_END_WITHIN) else {
+            remove_building();
+            return Ok(None);
+        };
+        if let Some(old) = files.take() {
+            close(old, &self.path)?;
+        }
+        let superseded = swap::supersede(&self.path).map_err(sync_failed(&self.path));
+        if superseded.is_err() {
+            // It may have got as far as to leave no database where one is looked for. Either one will do.
+            swap::finish(&self.path).map_err(sync_failed(&self.path))?;
+        }
+        *files = Some(self.open_again()?);
+        drop(files);
+        let pause = began.elapsed();
+        superseded?;
+        swap::finish(&self.path).map_err(sync_failed(&self.path))?;
+        Ok(Some(Rewritten { rows, bytes_before, bytes_after: file_bytes(&self.path), pause }))
+    }
+
+    /// What cannot become whole must not take the last of the disk meanwhile. A new database is three to four times its rows.
+    fn require_room(&self, bytes_before: u64) -> Result<(), StoreError> {
+        let hindered = |source| StoreError::Hindered { path: self.path.clone(), hindered: "written anew", source };
+        let disk = statvfs(&self.path).map_err(|error| hindered(error.into()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes_before / 2 {
+            return Err(hindered(std::io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
+    }
+
+    /// Opens what has taken the place of what was open.
+    fn open_again(&self) -> Result<Files, StoreError> {
+        let (files, _) = Files::to_write(&self.path, open_sled(&self.path)?)?;
+        files.settle(&self.path)?;
+        let (commits, path) = (files.trees.commits()?, self.path.clone());
+        match self.commits().saturating_sub(commits) {
+            0 => Ok(files),
+            lost => Err(StoreError::CommitsLost { path, commits, lost }),
+        }
+    }
 }
 
-/// Writes the database below `path` anew if that gives much room back. Nobody else may have it.
-pub fn rewrite_if_sparse(path: &Path) -> Result<Option<Rewritten>, StoreError> {
-    let bytes_before = file_bytes(path);
-    if bytes_before < FILE_BYTES_MIN {
-        return Ok(None);
+/// Closes a database and waits until sled has let go of it: what one of its threads does after that would be done to another
+/// database in the same place.
+fn close(files: Files, path: &Path) -> Result<(), StoreError> {
+    drop(files);
+    let (file, deadline) = (open_database_file(path)?, Instant::now() + LOCK_TIMEOUT);
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if Instant::now() > deadline {
+            return Err(sync_failed(path)(error.into()));
+        }
+        std::thread::sleep(LOCK_EVERY);
     }
-    // On some damage, and on some errors of the disk, sled panics instead of telling.
-    let rewritten = std::panic::catch_unwind(AssertUnwindSafe(|| rewrite(path, bytes_before)));
-    rewritten.unwrap_or_else(|_| Err(StoreError::Panicked { path: path.to_owned() }))
-}
-
-fn rewrite(path: &Path, bytes_before: u64) -> Result<Option<Rewritten>, StoreError> {
-    let old = Store::open_to_check(path)?;
-    // One that has to be migrated, or has lost something, is another's to deal with.
-    if old.schema() != SCHEMA_VERSION || old.refuse_loss().is_err() || !is_sparse(&old.db, bytes_before)? {
-        return Ok(None);
-    }
-    let building = swap::building(path);
-    let rows = build(&old.db, &building).inspect_err(|_| {
-        // It takes room that is needed. If it cannot be removed, the next start tries that again.
-        let _ = std::fs::remove_dir_all(&building);
-    })?;
-    drop(old);
-    if let Err(error) = swap::supersede(path) {
-        // It may have got as far as to leave no database where one is looked for.
-        swap::finish(path).map_err(sync_failed(path))?;
-        return Err(sync_failed(path)(error));
-    }
-    Ok(Some(Rewritten { rows, bytes_before, bytes_after: file_bytes(path) }))
+    Ok(())
 }
 
 /// How large sled's file is; 0 if there is none that can be looked at.
@@ -95,9 +156,11 @@ fn is_sparse(db: &sled::Db, file_bytes: u64) -> Result<bool, StoreError> {
 fn build(old: &sled::Db, building: &Path) -> Result<u64, StoreError> {
     copy(old, &open_sled(building)?)?;
     let new = Store::open_restored(building)?;
-    let rows = compare(old, &new.db, building)?;
+    let rows = compare(old, &new.files()?.db, building)?;
     new.make_durable(Durability::Power)?;
-    drop(new);
+    if let Some(files) = new.files.into_inner() {
+        close(files, building)?;
+    }
     sync_all_below(building).map_err(sync_failed(building))?;
     Ok(rows)
 }
@@ -142,45 +205,66 @@ fn compare(old: &sled::Db, new: &sled::Db, building: &Path) -> Result<u64, Store
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::{Change, ClientId, TaskId, TaskSpec};
     use crate::store::commit::tests::{everything, spec};
+    use crate::store::mark::Mark;
 
     fn of_task(number: u32) -> TaskSpec {
         TaskSpec { id: TaskId::derive(&format!("http://h/{number}"), "", ""), ..spec(Vec::new()) }
     }
 
     /// A database that so many tasks were written to, and how large it is.
-    fn database(path: &Path, tasks: u32) -> (Store, u64) {
+    fn database(path: &Path, tasks: u32) -> (Arc<Store>, u64) {
         let store = Store::open(path).expect("a new database");
         (0..tasks).for_each(|task| store.write(&everything(&of_task(task))).expect("written"));
-        (store, file_bytes(path))
+        (Arc::new(store), file_bytes(path))
     }
 
-    #[test]
-    fn a_database_whose_rows_went_is_written_anew_with_all_that_is_left() {
+    fn forget(store: &Store, tasks: std::ops::Range<u32>) {
+        tasks.for_each(|task| store.write(&[Change::TaskForgotten { task: of_task(task).id }]).expect("written"));
+    }
+
+    fn committer(store: &Arc<Store>) -> Committer {
+        Committer::start(store.clone(), Durability::Power).expect("a thread")
+    }
+
+    fn names_in(home: &Path) -> Vec<std::ffi::OsString> {
+        std::fs::read_dir(home).expect("readable").flatten().map(|entry| entry.file_name()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_database_whose_rows_went_is_written_anew_with_all_that_is_left_and_goes_on() {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("db");
         let (store, large) = database(&path, 150);
         assert!(large > 2 * FILE_BYTES_MIN, "{large} bytes are no burst");
-        (3..150).for_each(|task| store.write(&[Change::TaskForgotten { task: of_task(task).id }]).expect("written"));
+        forget(&store, 3..150);
         let facts = |store: &Store| (store.node(), store.boot(), store.commits(), store.task_ids().expect("readable"));
         let before = facts(&store);
-        drop(store);
-        let rewritten = rewrite_if_sparse(&path).expect("written anew").expect("sparse");
+        let committer = committer(&store);
+        let rewritten = store.give_room_back(&committer).expect("written anew").expect("sparse");
         assert!(rewritten.bytes_before >= large && rewritten.bytes_after < FILE_BYTES_MIN, "{rewritten:?}");
-        let names = std::fs::read_dir(home.path()).expect("readable").flatten().map(|entry| entry.file_name());
-        assert_eq!(names.collect::<Vec<_>>(), ["db"], "leftovers");
+        assert_eq!(names_in(home.path()), ["db"], "leftovers");
+        assert_eq!(facts(&store), before);
+        let added = committer.room().await.expect("room").submit(everything(&of_task(200)), 0);
+        added.durable().await.expect("it can be written");
+        assert!(store.give_room_back(&committer).expect("looked at").is_none(), "it is small");
+        let after = facts(&store);
+        drop((committer, store));
+
         let store = Store::open_to_check(&path).expect("the new database");
         store.refuse_loss().expect("nothing was lost");
-        assert_eq!(facts(&store), before);
-        for task in 0..3 {
+        assert_eq!(facts(&store), after);
+        for task in [0, 1, 2, 200] {
             let rows = store.task(&of_task(task).id).expect("readable").expect("there");
             assert!(rows.spec == of_task(task) && rows.pieces.len() == 2 && rows.progress.len() == 1);
         }
         assert!(store.peer(&ClientId::parse("c-1").expect("a valid id")).expect("readable").is_some());
         // The mark is there, too: a commit that is lost from here on is missed.
-        assert_eq!(super::super::mark::Mark::open(&path).expect("readable").1, before.2);
+        assert_eq!(Mark::open(&path).expect("readable").1, after.2);
     }
 
     #[test]
@@ -188,21 +272,37 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("db");
         let (store, large) = database(&path, 100);
-        drop(store);
         assert!(large > FILE_BYTES_MIN, "{large} bytes are left alone in any case");
-        assert!(rewrite_if_sparse(&path).expect("looked at").is_none());
+        assert!(store.give_room_back(&committer(&store)).expect("looked at").is_none());
         assert!(file_bytes(&path) >= large);
     }
 
     #[test]
-    fn one_that_lost_commits_is_left_for_the_rescue() {
+    fn one_that_somebody_reads_is_left_until_another_time() {
         let home = tempfile::tempdir().expect("a directory");
         let path = home.path().join("db");
-        let (store, _) = database(&path, 100);
-        (0..100).for_each(|task| store.write(&[Change::TaskForgotten { task: of_task(task).id }]).expect("written"));
-        let commits = store.commits();
-        drop(store);
-        super::super::mark::Mark::open(&path).and_then(|(mark, _)| mark.set(commits + 1)).expect("set");
-        assert!(rewrite_if_sparse(&path).expect("looked at").is_none());
+        let (store, large) = database(&path, 150);
+        forget(&store, 0..150);
+        let committer = committer(&store);
+        let reading = store.peers().expect("open");
+        assert!(store.give_room_back(&committer).expect("looked at").is_none());
+        assert_eq!((reading.count(), names_in(home.path()), file_bytes(&path) >= large), (1, vec!["db".into()], true));
+        store.give_room_back(&committer).expect("written anew").expect("sparse");
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_moved_goes_on() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("db");
+        let (store, _) = database(&path, 150);
+        forget(&store, 0..150);
+        let committer = committer(&store);
+        // What stands in the way of the old one's removal from its place.
+        std::fs::create_dir(swap::beside(&path, "superseded")).expect("made");
+        std::fs::write(swap::beside(&path, "superseded").join("full"), "").expect("made");
+        store.give_room_back(&committer).expect_err("it cannot be moved");
+        let added = committer.room().await.expect("room").submit(everything(&of_task(200)), 0);
+        added.durable().await.expect("the old one goes on");
+        assert_eq!(names_in(home.path()), ["db"], "leftovers");
     }
 }

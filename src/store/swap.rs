@@ -34,11 +34,9 @@ pub fn replace(database: &Path, kept: &Path) -> io::Result<()> {
     sync_parent(database)
 }
 
-/// Puts what was built in the place of the database, which goes: the other has all of it.
+/// Puts what was built in the place of the database, which [`finish`] removes: the other has all of it.
 pub fn supersede(database: &Path) -> io::Result<()> {
-    let superseded = beside(database, "superseded");
-    replace(database, &superseded)?;
-    remove_if_there(&superseded)
+    replace(database, &beside(database, "superseded"))
 }
 
 /// Whether a kill came between the old database's going and the new one's coming; [`finish`] puts that right.

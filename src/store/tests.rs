@@ -57,7 +57,7 @@ fn rows_of(directory: &Path) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError
         store.refuse_loss()?;
         let mut rows = Vec::new();
         for table in schema::Table::ALL {
-            for row in table.tree(&store.trees).iter() {
+            for row in table.tree(&*store.trees()?).iter() {
                 rows.push(row.map_err(StoreError::sled("read"))?);
             }
         }

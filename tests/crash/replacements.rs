@@ -2,6 +2,7 @@
 //! whole, and never neither.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use serde_json::json;
 use crate::fault::{ALWAYS, CREATE, Moment, SYNC, WRITE};
 use crate::files::copy;
 use crate::from_environment;
+use crate::harness::eventually;
 use crate::harness::exchange::{self, post_json, request};
 use crate::harness::origin::{File, Origin};
 use crate::stage::{Addresses, Stage, Started, ask_control, was_killed};
@@ -20,6 +22,13 @@ const PEERS_AFTER_SNAPSHOT: u32 = 5;
 const TASKS_THAT_GO: u32 = 40;
 const IDENTIFIER_BYTES: usize = 400_000;
 const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
+const COLLECTING_AT_ONCE: [&str; 2] = ["--gc-initial-delay=0s", "--gc-meta-interval=1s"];
+const COLLECTING_SOON: [&str; 1] = ["--gc-initial-delay=1s"];
+const WRITTEN_ANEW: &str = "wrote the database anew";
+const NOT_WRITTEN_ANEW: &str = "could not be written anew";
+const START_AGAIN: i32 = 75;
+/// How long a service may take to come to the step that kills it, or to find that its database can be written again.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// Of the steps so many are tried in a test; a soak tries all.
 const STEPS_TRIED: u64 = 12;
 
@@ -87,6 +96,22 @@ impl Used {
         home
     }
 
+    /// Starts a service that collects at once, and tells what it has when its database is small, and what it said.
+    async fn found_small(&mut self, what: &str) -> (Vec<String>, String) {
+        serving_with(&mut self.stage, &COLLECTING_AT_ONCE, what).await;
+        let at_first = self.stage.dump().await.sorted();
+        let home = self.stage.home();
+        eventually("the database is small and alone", async || {
+            (database_bytes(&home) < FILE_BYTES_MIN && !is_beside_another(&home)).then_some(())
+        })
+        .await;
+        let found = self.stage.dump().await.sorted();
+        let said = self.stage.said();
+        assert!(at_first == found, "{what}: it has other rows than before it was written anew; {said}");
+        self.stage.kill();
+        (found, said)
+    }
+
     /// Starts the service and tells what it has, and what it said.
     async fn found(&mut self, what: &str) -> (Vec<String>, String) {
         serving(&mut self.stage, what).await;
@@ -98,7 +123,11 @@ impl Used {
 }
 
 async fn serving(stage: &mut Stage, what: &str) -> Addresses {
-    match stage.start().await {
+    serving_with(stage, &[], what).await
+}
+
+async fn serving_with(stage: &mut Stage, arguments: &[&str], what: &str) -> Addresses {
+    match stage.start_with(arguments).await {
         Started::Serving(addresses) => addresses,
         Started::Died(status) => panic!("{what}: {status} instead of serving; its log:\n{}", stage.log()),
     }
@@ -199,44 +228,55 @@ async fn a_rescue_that_is_cut_short_is_begun_again_or_finished() {
     }
 }
 
+/// 0 while another takes its place.
 fn database_bytes(home: &Path) -> u64 {
-    std::fs::metadata(home.join("db/db")).expect("there is a database").len()
+    std::fs::metadata(home.join("db/db")).map_or(0, |metadata| metadata.len())
+}
+
+fn is_beside_another(home: &Path) -> bool {
+    beside_the_database(home).iter().any(|name| name.starts_with("db."))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_that_is_cut_short_leaves_every_row() {
     let (mut random, mut used) = (random(), Used::sparse().await);
-    let home = used.renew();
-    let first = used.stage.faults.steps();
+    used.renew();
     let (found, said) = used.found("sparse").await;
+    assert!(found == used.before && !said.contains(WRITTEN_ANEW), "{said}");
+    used.renew();
+    let first = used.stage.faults.steps();
+    serving(&mut used.stage, "only a start").await;
+    used.stage.kill();
+    let of_start = used.stage.faults.steps() - first;
+    used.renew();
+    let first = used.stage.faults.steps();
+    let (found, said) = used.found_small("sparse").await;
     let steps = used.stage.faults.steps() - first;
-    assert!(found == used.before && said.contains("wrote the database anew"), "{said}");
-    let small = database_bytes(&home);
-    assert!(small < FILE_BYTES_MIN, "{small} bytes are as large as before");
+    assert!(found == used.before && said.contains(WRITTEN_ANEW), "{said}");
+    assert!(steps > of_start + 10, "{steps} steps, {of_start} of them of the start");
     let (mut again, mut over) = (0, 0);
-    for step in some_of(steps, &mut random) {
+    for step in some_of(steps - of_start, &mut random).into_iter().map(|step| of_start + step) {
         let moment = [Moment::Before, Moment::After, Moment::Half][random.usize(..3)];
         let home = used.renew();
         used.stage.faults.kill_at(used.stage.faults.steps() + step, moment);
-        match used.stage.start().await {
-            Started::Died(status) => assert!(was_killed(status), "{status}"),
-            // The last steps are taken when it serves already.
-            Started::Serving(_) => drop(used.stage.kill()),
-        }
+        let status = match used.stage.start_with(&COLLECTING_AT_ONCE).await {
+            Started::Died(status) => status,
+            Started::Serving(_) => used.stage.let_die(ENDS_WITHIN).await,
+        };
+        assert!(was_killed(status), "{status}");
         let what = used.stage.faults.spare().map_or_else(|| "nothing".to_owned(), |(_, what)| what);
         let lost = if random.bool() { used.stage.faults.lose_power(&mut random) } else { Vec::new() };
         let case = format!("{moment:?} step {step} of {steps}, {what}; lost with the power: {lost:#?}");
-        let (found, said) = used.found(&case).await;
+        let is_large = database_bytes(&home) >= FILE_BYTES_MIN;
+        let (found, said) = used.found_small(&case).await;
         assert!(found == used.before, "{case}: other rows than before; {said}");
-        assert!(!said.contains("ERROR"), "{case}: {said}");
-        if said.contains("wrote the database anew") {
+        assert!(!said.contains("ERROR") && !said.contains("WARN"), "{case}: {said}");
+        if is_large {
+            assert!(said.contains(WRITTEN_ANEW), "{case}: {said}");
             again += 1;
         } else {
             over += 1;
         }
-        assert!(database_bytes(&home) < FILE_BYTES_MIN, "{case}: no room was given back; {said}");
-        let left = beside_the_database(&home);
-        assert!(!left.iter().any(|name| name.starts_with("db.")), "{case}: {left:?}");
     }
     assert!(again > 0 && over > 0, "{again} begun again and {over} finished: the steps are not tried");
 }
@@ -248,12 +288,44 @@ async fn a_rewrite_for_which_there_is_no_room_leaves_the_database_as_it_is() {
         let home = used.renew();
         let large = database_bytes(&home);
         used.stage.faults.fail(operations, "/home/db.restoring/", Errno::NOSPC, ALWAYS);
-        let (found, said) = used.found("sparse").await;
-        used.stage.faults.heal();
-        assert!(found == used.before, "{operations}: {said}");
-        assert!(said.contains("could not be written anew"), "{operations}: {said}");
+        let addresses = serving_with(&mut used.stage, &COLLECTING_AT_ONCE, "sparse").await;
+        eventually("it is tried", async || used.stage.said().contains(NOT_WRITTEN_ANEW).then_some(())).await;
+        eventually("what was built is gone", async || (!is_beside_another(&home)).then_some(())).await;
         assert!(database_bytes(&home) >= large, "{operations}: it is another");
-        let left = beside_the_database(&home);
-        assert!(!left.iter().any(|name| name.starts_with("db.")), "{operations}: {left:?}");
+        assert!(used.stage.dump().await.sorted() == used.before, "{operations}: {}", used.stage.said());
+        add_peers(addresses, 1).await;
+        used.stage.faults.heal();
+        eventually("it is tried again", async || used.stage.said().contains(WRITTEN_ANEW).then_some(())).await;
+        assert_eq!(used.stage.dump().await.sorted().len(), used.before.len() + 1, "what was added is there");
+        used.stage.kill();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_looks_too_small_for_a_rewrite_has_none() {
+    let mut used = Used::sparse().await;
+    let home = used.renew();
+    used.stage.faults.leave_free(Some(FILE_BYTES_MIN / 4));
+    serving_with(&mut used.stage, &COLLECTING_AT_ONCE, "sparse").await;
+    eventually("it is told", async || used.stage.said().contains(NOT_WRITTEN_ANEW).then_some(())).await;
+    assert!(used.stage.said().contains("cannot be written anew on this machine"), "{}", used.stage.said());
+    assert!(database_bytes(&home) >= FILE_BYTES_MIN && !is_beside_another(&home));
+}
+
+/// sled panics where it cannot sync what it closes; and of what was opened anew nothing is known to be on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_could_not_be_closed_to_be_written_anew_is_written_no_more_until_it_can_be() {
+    let mut used = Used::sparse().await;
+    let home = used.renew();
+    serving_with(&mut used.stage, &COLLECTING_SOON, "sparse").await;
+    used.stage.faults.fail(SYNC, "/home/db/", Errno::IO, ALWAYS);
+    eventually("it is tried", async || used.stage.said().contains(NOT_WRITTEN_ANEW).then_some(())).await;
+    let degraded = "degraded: pieces are still served";
+    eventually("nobody waits for a commit", async || used.stage.said().contains(degraded).then_some(())).await;
+    used.stage.faults.heal();
+    let status = used.stage.let_die(ENDS_WITHIN).await;
+    assert_eq!(status.code(), Some(START_AGAIN), "{}", used.stage.said());
+    let (found, said) = used.found_small("healed").await;
+    assert!(found == used.before && !said.contains("ERROR"), "{said}");
+    assert!(database_bytes(&home) < FILE_BYTES_MIN);
 }

@@ -51,8 +51,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 async fn measure(args: &BenchArgs) -> anyhow::Result<()> {
     let source = source::start().await?;
     if let Some(seconds) = args.churn {
-        let mut service = Service::start(&churn::SETTINGS).await.context("cannot start a service to measure")?;
-        return churn::run(&mut service, source, Duration::from_secs(seconds.into())).await;
+        let service = Service::start(&churn::SETTINGS).await.context("cannot start a service to measure")?;
+        return churn::run(&service, source, Duration::from_secs(seconds.into())).await;
     }
     let service = Service::start(&[]).await.context("cannot start a service to measure")?;
     let mut counts = Counts::default();

@@ -1,25 +1,18 @@
 //! The service that is measured: this executable, as a process of its own.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal};
 
 use crate::config::SETTINGS;
-
-/// How long it may take to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A running service; stopped and its home removed when dropped.
 #[derive(Debug)]
 pub struct Service {
     process: Child,
     home: PathBuf,
-    flags: Vec<String>,
     pub api: String,
     pub download: String,
 }
@@ -27,46 +20,42 @@ pub struct Service {
 impl Service {
     pub async fn start(flags: &[&str]) -> anyhow::Result<Self> {
         let home = std::env::temp_dir().join(format!("supernode-bench-{}", std::process::id()));
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let process = spawn(&home, &flags)?;
-        let mut service = Self { process, home, flags, api: String::new(), download: String::new() };
-        service.wait_until_serving().await?;
-        Ok(service)
-    }
-
-    /// Ends it as a restart does, and starts it again on the same home.
-    pub async fn restart(&mut self) -> anyhow::Result<()> {
-        rustix::process::kill_process(Pid::from_child(&self.process), Signal::TERM)?;
-        let deadline = Instant::now() + ENDS_WITHIN;
-        while self.process.try_wait()?.is_none() {
-            anyhow::ensure!(Instant::now() < deadline, "the service did not end within {ENDS_WITHIN:?}");
-            tokio::time::sleep(LOOK_EVERY).await;
+        let mut command = Command::new(std::env::current_exe()?);
+        // What is configured for a service of this machine is not for this one.
+        for setting in SETTINGS {
+            command.env_remove(setting.variable());
         }
-        // That of the process before says where nobody is any more.
-        std::fs::remove_file(self.addresses_path()).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
-        self.process = spawn(&self.home, &self.flags)?;
-        self.wait_until_serving().await
-    }
-
-    async fn wait_until_serving(&mut self) -> anyhow::Result<()> {
+        let process = command
+            .args([
+                "serve",
+                "--no-supervise",
+                "--config",
+                "/dev/null",
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--download-port",
+                "0",
+                "--home-dir",
+            ])
+            .arg(&home)
+            .args(flags)
+            .env("SUPERNODE_LOG", "warn")
+            .stdin(Stdio::null())
+            .spawn()?;
+        let mut service = Self { process, home, api: String::new(), download: String::new() };
         for _ in 0..200 {
-            if let Ok(text) = std::fs::read_to_string(self.addresses_path()) {
+            if let Ok(text) = std::fs::read_to_string(service.home.join("serve.json")) {
                 let addresses: serde_json::Value = serde_json::from_str(&text)?;
                 let text =
                     |key: &str| addresses[key].as_str().map(str::to_owned).with_context(|| format!("serve.json has no {key}"));
-                (self.api, self.download) = (text("api")?, text("download")?);
-                return Ok(());
+                (service.api, service.download) = (text("api")?, text("download")?);
+                return Ok(service);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bail!("the service did not come up in 10 s")
-    }
-
-    fn addresses_path(&self) -> PathBuf {
-        self.home.join("serve.json")
     }
 
     /// Processor time used so far.
@@ -101,18 +90,6 @@ impl Service {
     fn proc_file(&self, name: &str) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(format!("/proc/{}/{name}", self.process.id()))?)
     }
-}
-
-fn spawn(home: &Path, flags: &[String]) -> anyhow::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    // What is configured for a service of this machine is not for this one.
-    for setting in SETTINGS {
-        command.env_remove(setting.variable());
-    }
-    let fixed =
-        ["serve", "--no-supervise", "--config", "/dev/null", "--bind", "127.0.0.1", "--port", "0", "--download-port", "0"];
-    command.args(fixed).arg("--home-dir").arg(home).args(flags);
-    Ok(command.env("SUPERNODE_LOG", "warn").stdin(Stdio::null()).spawn()?)
 }
 
 impl Drop for Service {

@@ -111,8 +111,8 @@ impl Store {
     /// Puts out a run of rows after the key, and tells the last of them; `None` at the end of the table.
     fn walk_run(&self, table: Table, after: Option<IVec>, output: &mut Output) -> Result<Option<IVec>, SnapshotError> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        for row in table.tree(&self.trees).range::<IVec, _>((from, Bound::Unbounded)).take(RUN_ROWS) {
+        let (mut last, trees) = (None, self.trees()?);
+        for row in table.tree(&trees).range::<IVec, _>((from, Bound::Unbounded)).take(RUN_ROWS) {
             let (key, value) = row.map_err(StoreError::sled("read for a snapshot"))?;
             match table {
                 Table::Sources => self.put_source(&key, output)?,
@@ -133,12 +133,13 @@ impl Store {
     }
 
     fn read_again(&self, keys: Keys, output: &mut Output) -> Result<(), SnapshotError> {
+        let trees = self.trees()?;
         for (table, key) in keys {
             if table == Table::Sources {
                 self.put_source(&key, output)?;
                 continue;
             }
-            let value = table.tree(&self.trees).get(&key).map_err(StoreError::sled("read for a snapshot"))?;
+            let value = table.tree(&trees).get(&key).map_err(StoreError::sled("read for a snapshot"))?;
             match table {
                 Table::Preheats => put_preheat(&key, value.as_deref(), output)?,
                 _ => output.row(table, &key, value.as_deref())?,
