@@ -372,9 +372,12 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Origin(OriginError::Changed | OriginError::RangeIgnored | OriginError::Part { .. })
         | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => (Fault::Source, true),
         FetchError::Disk(_)
-        | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::DiskFull { .. } | LedgerError::TooManyPieces { .. }) => {
-            (Fault::Supernode, false)
-        }
+        | FetchError::Ledger(
+            LedgerError::NoRoom { .. }
+            | LedgerError::DiskFull { .. }
+            | LedgerError::NoRoomToGrow { .. }
+            | LedgerError::TooManyPieces { .. },
+        ) => (Fault::Supernode, false),
         FetchError::Origin(_)
         | FetchError::Unfit(_)
         | FetchError::TooLong(_)

@@ -38,6 +38,12 @@ impl<'a> CellLedger<'a> {
         Ok((turn, self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?))
     }
 
+    /// Room for so many bytes more of a file of unknown length. The disk comes first: nothing goes for a file that ends there.
+    async fn room_to_grow(&self, held: u64, more: u64) -> Result<Option<SemaphorePermit<'a>>, LedgerError> {
+        self.cluster.check_room_to_grow(held, more).await?;
+        self.cluster.make_room(more).await
+    }
+
     fn tell(&self, inner: &mut Inner, event: Event, effects: &mut Effects) -> Result<(), LedgerError> {
         inner.swarm.handle(self.cluster.now(), event, effects).map_err(|_| LedgerError::Contradiction)
     }
@@ -131,21 +137,23 @@ impl Ledger for CellLedger<'_> {
     async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
         let bytes = bytes as u64;
         // A file of unknown length counts as it is written, and a little before; any other counts as a whole.
-        let ahead = {
+        let (held, ahead) = {
             let mut inner = self.cell.lock();
             if inner.swarm.status().length.is_some() {
                 return Ok(());
             }
+            let stored = inner.swarm.stored_bytes();
+            let held = stored + inner.writing_bytes;
             inner.writing_bytes += bytes;
             if inner.writing_bytes <= inner.coming_bytes {
                 return Ok(());
             }
             // Room is looked for among all files: the larger this one has become, the less often.
-            inner.swarm.stored_bytes().clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes))
+            (held, stored.clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes)))
         };
-        let (_turn, room) = match self.cluster.make_room(ahead).await {
+        let (_turn, room) = match self.room_to_grow(held, ahead).await {
             Ok(turn) => (turn, ahead),
-            Err(_) => (self.cluster.make_room(bytes).await?, bytes),
+            Err(_) => (self.room_to_grow(held, bytes).await?, bytes),
         };
         self.cell.lock().coming_bytes += room;
         Ok(())
