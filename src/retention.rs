@@ -34,6 +34,13 @@ pub struct Rules {
     pub quota: Option<Quota>,
 }
 
+impl Rules {
+    /// With no more than this free, there is hardly any room: set the wrong way round, the smaller threshold is that.
+    pub fn hardly_any_bytes(&self) -> u64 {
+        self.full_free_bytes.min(self.young_free_bytes)
+    }
+}
+
 /// How much the repository may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
@@ -76,6 +83,8 @@ pub struct Cached {
     pub stored_bytes: u64,
     /// All that it will hold once it is whole.
     pub bytes: u64,
+    /// It is being fetched, and nobody knows how long it will be, nor whether it ends.
+    pub unmeasured: bool,
     /// How long ago it was last used, or the service started: that nobody came while it was down says nothing.
     pub unused: Duration,
     /// How long ago it was last used.
@@ -136,6 +145,8 @@ pub enum Stay {
     InUse(Use),
     /// The disk has little room, and this one was used a moment ago.
     JustUsed,
+    /// The disk has little room, but that is taken by files of unknown length, which may be given up.
+    TakenForNow,
     /// The disk has little room, and others go before it in this round.
     LaterRound,
     /// There is room, and it has not expired.
@@ -175,7 +186,8 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
     let mut space = Space::of(free_bytes, &cached);
     cached.iter().filter(|cached| expired(cached)).for_each(|cached| space.give_back(cached));
     let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
-    let short = Shortage::of(rules, space.free_bytes);
+    let unmeasured_bytes = cached.iter().filter(|cached| cached.unmeasured).map(|cached| cached.stored_bytes);
+    let short = Shortage::of(rules, space.free_bytes, unmeasured_bytes.fold(0, u64::saturating_add));
     let settles_within = short.settles_within().min(rules.expire_after);
     let is_settled = |cached: &Cached| cached.can_free_disk() && !expired(cached) && cached.unused >= settles_within;
     let mut this_round = this_round(rules, cached.iter().filter(|cached| is_settled(cached)).count());
@@ -191,7 +203,8 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
         } else {
             match short {
                 Shortage::None => Fate::Stays(Stay::Room),
-                Shortage::Little | Shortage::HardlyAny if !cached.can_free_disk() => Fate::Stays(Stay::Room),
+                _ if !cached.can_free_disk() => Fate::Stays(Stay::Room),
+                Shortage::ForNow => Fate::Stays(Stay::TakenForNow),
                 Shortage::Little | Shortage::HardlyAny if !is_settled(&cached) => Fate::Stays(Stay::JustUsed),
                 Shortage::HardlyAny => Fate::Goes(Reason::HardlyAnyRoom),
                 Shortage::Little if this_round > 0 => {
@@ -272,24 +285,28 @@ impl Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shortage {
     None,
+    /// Little, which would be enough without files of unknown length. For one that may not end, nothing else goes.
+    ForNow,
     Little,
     HardlyAny,
 }
 
 impl Shortage {
-    const fn of(rules: &Rules, free_bytes: u64) -> Self {
+    const fn of(rules: &Rules, free_bytes: u64, unmeasured_bytes: u64) -> Self {
         if free_bytes >= rules.young_free_bytes {
             Self::None
-        } else if free_bytes > rules.full_free_bytes {
-            Self::Little
-        } else {
+        } else if free_bytes <= rules.full_free_bytes {
             Self::HardlyAny
+        } else if free_bytes.saturating_add(unmeasured_bytes) >= rules.young_free_bytes {
+            Self::ForNow
+        } else {
+            Self::Little
         }
     }
 
     const fn settles_within(self) -> Duration {
         match self {
-            Self::None | Self::Little => SETTLES_WITHIN_COMFORT,
+            Self::None | Self::ForNow | Self::Little => SETTLES_WITHIN_COMFORT,
             Self::HardlyAny => SETTLES_WITHIN,
         }
     }
@@ -321,6 +338,7 @@ mod tests {
             task: task(number),
             stored_bytes: bytes,
             bytes,
+            unmeasured: false,
             unused: idle,
             idle,
             in_use: None,
@@ -435,6 +453,27 @@ mod tests {
         assert_eq!(fate_of(&verdicts, task(0)), Fate::Stays(Stay::InUse(Use::Clients(2))));
         assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::InUse(Use::SourceFetched)));
         assert_eq!(fate_of(&verdicts, task(2)), Fate::Stays(Stay::JustUsed));
+    }
+
+    #[test]
+    fn nothing_goes_for_a_file_of_unknown_length_unless_there_is_hardly_any_room() {
+        let hour = Duration::from_hours(1);
+        let fetched = |unmeasured| Cached { in_use: Some(Use::SourceFetched), unmeasured, ..cached(0, 90 * MIB, hour) };
+        let going_at = |free: u64, unmeasured| going(&plan(&RULES, free, vec![fetched(unmeasured), cached(1, MIB, hour)]));
+        assert_eq!(going_at(10 * MIB, true), [], "without it there would be room");
+        assert_eq!(going_at(10 * MIB, false), [(task(1), Reason::LittleRoom)], "it ends, and is worth it");
+        assert_eq!(going_at(10 * MIB - 1, true), [(task(1), Reason::LittleRoom)], "there was little room before it came");
+        assert_eq!(going_at(5 * MIB, true), [(task(1), Reason::HardlyAnyRoom)]);
+        let verdicts = plan(&RULES, 10 * MIB, vec![fetched(true), cached(1, MIB, hour)]);
+        assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::TakenForNow));
+    }
+
+    #[test]
+    fn thresholds_the_wrong_way_round_are_the_smaller_one() {
+        let rules = Rules { young_free_bytes: 5 * MIB, full_free_bytes: 100 * MIB, ..RULES };
+        assert_eq!(rules.hardly_any_bytes(), 5 * MIB);
+        let one = |free| going(&plan(&rules, free, vec![cached(0, MIB, Duration::from_hours(1))]));
+        assert_eq!((one(5 * MIB), one(5 * MIB - 1)), (vec![], vec![(task(0), Reason::HardlyAnyRoom)]));
     }
 
     #[test]

@@ -36,9 +36,10 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Whether the disk had no room for it.
+    /// Whether the disk had no room for more of it than was written.
     pub fn is_want_of_room(&self) -> bool {
         matches!(self, Self::Disk(error) if error.is_want_of_room())
+            || matches!(self, Self::Ledger(LedgerError::NoRoomToGrow { .. }))
     }
 
     /// Whether there was no room for it, on the disk or under the quota.

@@ -44,6 +44,12 @@ pub enum LedgerError {
     NoRoom { needed: u64, quota: u64, in_use: u64 },
     #[error("the supernode has no room for this file: {needed} bytes are missing of it, and its disk has {free} bytes left")]
     DiskFull { needed: u64, free: u64 },
+    #[error(
+        "the supernode has no room for this file: its source does not tell its length, {held} bytes of it are here, and its disk \
+         has {free} bytes left, of which {kept} stay free (fullGCThreshold, 16 MiB at least); make room there, or have the source \
+         tell the length"
+    )]
+    NoRoomToGrow { held: u64, free: u64, kept: u64 },
     #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
     TooManyPieces { held: u64, more: u32 },
 }

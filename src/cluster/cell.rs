@@ -345,6 +345,7 @@ impl Inner {
             } else {
                 stored_bytes
             },
+            unmeasured: coming && status.length.is_none(),
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.must_stay(now),

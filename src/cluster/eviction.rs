@@ -74,6 +74,10 @@ impl CachedFile {
             Fate::Stays(Stay::JustUsed) => {
                 format!("the disk has little room, but it was used only {} ago", rounded(cached.unused))
             }
+            Fate::Stays(Stay::TakenForNow) => {
+                "the disk has little room only because of files that are being fetched, of which nobody knows whether they end"
+                    .to_owned()
+            }
             Fate::Stays(Stay::LaterRound) => {
                 "the disk has little room, and others go before it, cleanRatio tenths at a time".to_owned()
             }
@@ -205,6 +209,17 @@ impl Cluster {
         let unused: u64 =
             self.cached_files().await.iter().filter(|file| file.in_use.is_none()).map(|file| file.stored_bytes).sum();
         if wanted <= free.saturating_add(unused) { Ok(()) } else { Err(LedgerError::DiskFull { needed, free }) }
+    }
+
+    /// Whether the disk has room for so many bytes more of a file of unknown length that holds so many already. It may have no
+    /// end, so nothing goes for it: it gets what is free without that, and leaves what keeps everything unused from going.
+    pub(super) async fn check_room_to_grow(&self, held: u64, more: u64) -> Result<(), LedgerError> {
+        if held.saturating_add(more) < LOOKED_FOR_FROM_BYTES {
+            return Ok(());
+        }
+        let Some(free) = self.free_bytes().await else { return Ok(()) };
+        let kept = self.retention_rules().hardly_any_bytes().max(DATABASE_ROOM_BYTES);
+        if more.saturating_add(kept) < free { Ok(()) } else { Err(LedgerError::NoRoomToGrow { held, free, kept }) }
     }
 
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.

@@ -1,28 +1,19 @@
-//! Downloads of the tasks' sources, and the ledger that their worker reports to.
+//! The course of the downloads of the tasks' sources.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
-use tokio::sync::SemaphorePermit;
-
 use super::cell::{Cell, Fetching, Inner, Probe};
+use super::ledger::CellLedger;
 use super::refusals::Rest;
 use super::revalidation::Validated;
 use super::{Cluster, Refused, pieces_on_disk};
-use crate::cdn::{FetchError, Fetched, Known, Ledger, LedgerError, Start};
-use crate::domain::{
-    CdnPattern, Change, Failure, Fault, Generation, Md5Digest, PieceDigest, PieceNumber, PieceSize, SourceState, TaskSpec,
-    TaskStatus, Validators,
-};
+use crate::cdn::{FetchError, Fetched, Known, LedgerError, Start};
+use crate::domain::{CdnPattern, Failure, Fault, Generation, PieceDigest, PieceNumber, SourceState, TaskSpec};
 use crate::origin::OriginError;
-use crate::pieces::Slot;
-use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Event};
 use crate::telemetry::metrics::METRICS;
 
-/// Room that is looked for at once, beyond what is needed, for a file of unknown length. Bytes.
-const ROOM_AHEAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a file for which there was no room stays refused.
 const NO_ROOM_WAIT: Duration = Duration::from_secs(1);
 
@@ -126,7 +117,7 @@ impl Cluster {
     }
 
     /// Takes in that a download has ended, and all of its source is here.
-    fn note_finished(&self, inner: &mut Inner, fetched: Fetched, effects: &mut Effects) {
+    pub(super) fn note_finished(&self, inner: &mut Inner, fetched: Fetched, effects: &mut Effects) {
         let now = self.now();
         inner.fetching = Fetching::Idle { failed: None };
         inner.touch(now);
@@ -288,14 +279,14 @@ const fn is_contradiction(error: &FetchError) -> bool {
     matches!(error, FetchError::Origin(OriginError::Changed) | FetchError::Ledger(LedgerError::Contradiction))
 }
 
-fn tell_finished(spec: &TaskSpec, fetched: Fetched) {
+pub(super) fn tell_finished(spec: &TaskSpec, fetched: Fetched) {
     let url = crate::domain::task::redacted_url(&spec.raw_url);
     tracing::info!(task = %spec.id, url, length = fetched.length, "source is here whole");
     METRICS.cdn_download.inc();
 }
 
 /// Once its length is known, if it will be: what comes with its head is here before there is anything to say of it.
-fn log_fetching(spec: &TaskSpec, length: Option<u64>, first_piece: usize) {
+pub(super) fn log_fetching(spec: &TaskSpec, length: Option<u64>, first_piece: usize) {
     let url = crate::domain::task::redacted_url(&spec.raw_url);
     tracing::info!(task = %spec.id, url, length, first_piece, "fetching the source");
 }
@@ -381,9 +372,12 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Origin(OriginError::Changed | OriginError::RangeIgnored | OriginError::Part { .. })
         | FetchError::Ledger(LedgerError::Stopping | LedgerError::Contradiction) => (Fault::Source, true),
         FetchError::Disk(_)
-        | FetchError::Ledger(LedgerError::NoRoom { .. } | LedgerError::DiskFull { .. } | LedgerError::TooManyPieces { .. }) => {
-            (Fault::Supernode, false)
-        }
+        | FetchError::Ledger(
+            LedgerError::NoRoom { .. }
+            | LedgerError::DiskFull { .. }
+            | LedgerError::NoRoomToGrow { .. }
+            | LedgerError::TooManyPieces { .. },
+        ) => (Fault::Supernode, false),
         FetchError::Origin(_)
         | FetchError::Unfit(_)
         | FetchError::TooLong(_)
@@ -394,166 +388,4 @@ fn failure_of(error: &FetchError, pattern: CdnPattern) -> Failure {
         FetchError::Md5 { .. } => (Fault::Supernode, true),
     };
     Failure { fault, discard, reason: reason(error) }
-}
-
-/// Takes what the worker finds out into a task's swarm.
-struct CellLedger<'a> {
-    cluster: &'a Arc<Cluster>,
-    cell: &'a Arc<Cell>,
-}
-
-impl<'a> CellLedger<'a> {
-    fn live(&self) -> Result<MutexGuard<'a, Inner>, LedgerError> {
-        self.cell.live().map_err(|_| LedgerError::Stopping)
-    }
-
-    /// Room for a file of this length, held until it counts: two that fit one by one may not fit together. And room for a
-    /// change of the database.
-    async fn room_for(&self, length: Option<u64>) -> Result<(Option<SemaphorePermit<'a>>, Room), LedgerError> {
-        let size = PieceSize::for_length(length);
-        let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
-        let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
-        Ok((turn, self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?))
-    }
-
-    fn tell(&self, inner: &mut Inner, event: Event, effects: &mut Effects) -> Result<(), LedgerError> {
-        inner.swarm.handle(self.cluster.now(), event, effects).map_err(|_| LedgerError::Contradiction)
-    }
-
-    /// Takes in what the source's first answer says, and tells the size of the task's pieces.
-    fn take_answer(
-        &self,
-        inner: &mut Inner,
-        length: Option<u64>,
-        validators: Validators,
-        effects: &mut Effects,
-    ) -> Result<PieceSize, LedgerError> {
-        let before = inner.swarm.status();
-        // A client that was told a piece size keeps it, whatever the length turns out to be.
-        let piece_size = if inner.swarm.members() > 0 { before.piece_size } else { PieceSize::for_length(length) };
-        let status = TaskStatus {
-            generation: before.generation,
-            pattern: before.pattern,
-            piece_size,
-            length,
-            validators,
-            state: SourceState::Running,
-        };
-        effects.changes.extend(inner.define());
-        self.tell(inner, Event::SourceAnswered(status), effects)?;
-        inner.put_off.clear();
-        self.cell.probe.send_replace(Probe::Answered);
-        Ok(piece_size)
-    }
-
-    /// Keeps the only piece of a small source in the database.
-    fn keep(&self, inner: &mut Inner, slot: &Slot, effects: &mut Effects) -> Result<(), LedgerError> {
-        let (piece, digest) = (PieceNumber(0), slot.digest());
-        if inner.swarm.digest(piece).is_some_and(|known| known != digest) {
-            return Err(LedgerError::Contradiction);
-        }
-        let (task, generation) = (self.cell.spec.id, inner.swarm.status().generation);
-        effects.changes.push(Change::ContentKept { task, generation, slot: slot.bytes().into() });
-        inner.has_come(digest.slot_len().into());
-        self.tell(inner, Event::PieceStored { piece, digest }, effects)
-    }
-}
-
-async fn durable(ticket: Ticket) -> Result<(), LedgerError> {
-    ticket.durable().await.map_err(|_| LedgerError::Stopping)
-}
-
-impl Ledger for CellLedger<'_> {
-    fn authenticating(&self, under_way: bool) {
-        self.cell.lock().authenticating = under_way;
-    }
-
-    async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
-        let (turn, room) = self.room_for(length).await?;
-        let mut effects = Effects::default();
-        let (piece_size, ticket) = {
-            let mut inner = self.live()?;
-            let piece_size = self.take_answer(&mut inner, length, validators, &mut effects)?;
-            (piece_size, inner.submit(room, &mut effects))
-        };
-        drop(turn);
-        log_fetching(&self.cell.spec, length, 0);
-        durable(ticket).await?;
-        self.cluster.refusals.lock().forget(&self.cell.spec.id);
-        Ok(piece_size)
-    }
-
-    async fn answered_whole(&self, content: &[u8], md5: Md5Digest, validators: Validators) -> Result<(), LedgerError> {
-        let length = content.len() as u64;
-        let fetched = Fetched { md5, length };
-        let (turn, room) = self.room_for(Some(length)).await?;
-        let mut effects = Effects::default();
-        let ticket = {
-            let mut inner = self.live()?;
-            // They have done their service, so that they are never stored.
-            inner.drop_headers(&mut effects);
-            let piece_size = self.take_answer(&mut inner, Some(length), validators, &mut effects)?;
-            self.keep(&mut inner, &Slot::wrap(piece_size, content), &mut effects)?;
-            self.cluster.note_finished(&mut inner, fetched, &mut effects);
-            inner.submit_content(room, &mut effects)
-        };
-        drop(turn);
-        // Whoever is woken waits for the same ticket before it is answered.
-        self.cell.wake(effects.openings);
-        durable(ticket).await?;
-        self.cluster.refusals.lock().forget(&self.cell.spec.id);
-        tell_finished(&self.cell.spec, fetched);
-        Ok(())
-    }
-
-    async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
-        let bytes = bytes as u64;
-        // A file of unknown length counts as it is written, and a little before; any other counts as a whole.
-        let ahead = {
-            let mut inner = self.cell.lock();
-            if inner.swarm.status().length.is_some() {
-                return Ok(());
-            }
-            inner.writing_bytes += bytes;
-            if inner.writing_bytes <= inner.coming_bytes {
-                return Ok(());
-            }
-            // Room is looked for among all files: the larger this one has become, the less often.
-            inner.swarm.stored_bytes().clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes))
-        };
-        let (_turn, room) = match self.cluster.make_room(ahead).await {
-            Ok(turn) => (turn, ahead),
-            Err(_) => (self.cluster.make_room(bytes).await?, bytes),
-        };
-        self.cell.lock().coming_bytes += room;
-        Ok(())
-    }
-
-    fn settled(&self) {
-        self.cell.lock().nothing_is_coming();
-    }
-
-    async fn stored(&self, piece: PieceNumber, digest: PieceDigest) -> Result<(), LedgerError> {
-        let known = self.cell.lock().swarm.digest(piece);
-        if known.is_some_and(|known| known != digest) {
-            return Err(LedgerError::Contradiction);
-        }
-        self.cluster.record(self.cell, Event::PieceStored { piece, digest }).await
-    }
-
-    async fn stored_small(&self, slot: Slot) -> Result<(), LedgerError> {
-        let room = self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?;
-        let mut effects = Effects::default();
-        let ticket = {
-            let mut inner = self.live()?;
-            self.keep(&mut inner, &slot, &mut effects)?;
-            inner.submit_content(room, &mut effects)
-        };
-        self.cell.wake(effects.openings);
-        durable(ticket).await
-    }
-
-    async fn lost(&self, piece: PieceNumber) -> Result<(), LedgerError> {
-        self.cluster.record(self.cell, Event::PieceLost { piece }).await
-    }
 }

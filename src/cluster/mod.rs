@@ -13,6 +13,7 @@ mod expiry;
 mod fetch;
 mod forget;
 pub mod inventory;
+mod ledger;
 mod network;
 pub mod pieces_on_disk;
 pub mod preheat;

@@ -397,7 +397,8 @@ pub const SETTINGS: &[Setting] = &[
         "fullGCThreshold",
         "full-gc-threshold",
         size(|config| &mut config.full_gc_threshold_bytes, 0, LARGEST),
-        "Free space below which every file goes that is not in use and was not used within half a minute.",
+        "Free space below which every file goes that is not in use and was not used within half a minute. A source that does not \
+         tell its length is given up before its file takes of it, from 16 MiB on.",
     )
     .at_run_time(),
     Setting::new(

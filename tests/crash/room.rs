@@ -1,15 +1,19 @@
-//! Disks with little room: what is not begun on them, and what makes room for the database.
+//! Disks with little room: what is not begun on them, where files without end are given up, and what makes room for the
+//! database.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rustix::io::Errno;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fault::{ALWAYS, WRITE};
 use crate::harness::client::{Client, Release, Wanted};
 use crate::harness::eventually;
 use crate::harness::exchange::{self, Answer, get, post_json, request, with_header};
+use crate::harness::origin::scripted::{Act, Scripted};
 use crate::harness::origin::{Ending, File, Origin};
 use crate::harness::pieces::{PIECE_CONTENT, random_content, range_of, slot_of};
 use crate::stage::{Addresses, Stage, Started};
@@ -21,6 +25,22 @@ const LITTLE_BYTES: u64 = 24 * 1024 * 1024;
 const PLENTY_BYTES: u64 = 1024 * 1024 * 1024;
 /// The first piece and some of the second.
 const BEGUN_BYTES: u64 = 5_000_000;
+const MIB: u64 = 1024 * 1024;
+/// Rounds of garbage collection are as the tests want them, and take what nobody used for a second.
+const ROUNDS: [&str; 6] = ["--gc-initial-delay", "1h", "--gc-disk-interval", "1h", "--task-expire-time", "1s"];
+/// Where nothing goes, and where everything does. Bytes.
+const THRESHOLDS: [&str; 4] = ["--young-gc-threshold", "1000M", "--full-gc-threshold", "100M"];
+const ROOM_BYTES: u64 = 1100 * MIB;
+/// No room for another part of 512 KiB above that.
+const ENDS_AT_BYTES: u64 = 100 * MIB + MIB / 4;
+/// What comes of a file without end before it waits, and what is stored of that: slots of 4 MiB, of which the last is open.
+const WAITS_AFTER_BYTES: usize = 22 * 1024 * 1024;
+const STORED_PIECES: u64 = 5;
+const STORED_BYTES: u64 = STORED_PIECES * 4 * MIB;
+/// What may come before the disk is looked at again, and what is in buffers and on its way by then. Bytes.
+const STEP_MAX_BYTES: u64 = (16 + 6) * MIB;
+/// More than that: what clients were told of its pieces stays true. Bytes.
+const FINITE_BYTES: usize = 48 * 1024 * 1024;
 const OK: i64 = 200;
 const SOURCE_FAIL: i64 = 604;
 
@@ -189,4 +209,155 @@ async fn a_database_without_room_is_given_that_of_files_that_can_be_fetched_agai
     let addresses = serving(&mut stage).await;
     let downloaded = client.download(addresses.api, &Wanted::url(&unused_url)).await;
     assert!(downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).content == content, "it is fetched again");
+}
+
+/// A source that tells no length, always with the same bytes: without end, until that is told; then of
+/// [`FINITE_BYTES`].
+struct Unmeasured {
+    source: Scripted,
+    ends: Arc<AtomicBool>,
+}
+
+impl Unmeasured {
+    async fn start() -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let ending = ends.clone();
+        let script = move |_: &_| {
+            let head = Act::say("HTTP/1.0 200 OK\r\n\r\n");
+            if ending.load(Ordering::Relaxed) {
+                return vec![head, Act::Send(sevens(FINITE_BYTES)), Act::Close];
+            }
+            vec![head, Act::Send(sevens(WAITS_AFTER_BYTES)), Act::Wait, Act::SendForever(sevens(64 * 1024))]
+        };
+        Self { source: Scripted::start(Arc::new(script), Ipv4Addr::LOCALHOST.into(), None, None).await, ends }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/file", self.source.address())
+    }
+
+    fn ends_from_now_on(&self) {
+        self.ends.store(true, Ordering::Relaxed);
+    }
+}
+
+fn sevens(length: usize) -> Bytes {
+    vec![7; length].into()
+}
+
+/// Somebody registers for it, and all is stored that comes before it waits.
+async fn begun(addresses: Addresses, url: &str) -> String {
+    let registered = register(addresses, url, "first").await;
+    assert_eq!((registered.code, registered.data["fileLength"].as_i64()), (OK, Some(-1)), "{registered}");
+    let task = registered.data["taskId"].as_str().expect("a task id").to_owned();
+    eventually("it waits", async || {
+        let response = exchange::call(addresses.api, get(&format!("/tasks/{task}"))).await.ok()?;
+        let known: Value = serde_json::from_slice(&response.body).ok()?;
+        (known["piecesStored"] == STORED_PIECES).then_some(())
+    })
+    .await;
+    task
+}
+
+/// Its clients are told that the disk has no room for it, and its file goes.
+async fn is_given_up(stage: &Stage, addresses: Addresses, task: &str) {
+    let answer = eventually("its client is told", async || {
+        Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
+    })
+    .await;
+    let sentence = format!("{ENDS_AT_BYTES} bytes left, of which {} stay free (fullGCThreshold", 100 * MIB);
+    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "make room there"] {
+        assert!(answer.msg.contains(part), "{part:?} is not in {answer}");
+    }
+    assert!(!file_of(stage, task).exists(), "its file is left");
+}
+
+fn file_of(stage: &Stage, task: &str) -> std::path::PathBuf {
+    stage.home().join(format!("pieces/{}/{task}.0", &task[..3]))
+}
+
+async fn is_downloaded_whole(addresses: Addresses, url: &str) {
+    eventually("a registration is taken", async || (register(addresses, url, "second").await.code == OK).then_some(())).await;
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let downloaded = client.download(addresses.api, &Wanted::url(url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert!(downloaded.content == sevens(FINITE_BYTES), "the file came with other bytes");
+}
+
+/// A round of garbage collection, or what it would do.
+async fn collected(stage: &Stage, arguments: &[&str]) -> String {
+    let output = stage.run("gc", arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_end_takes_what_the_disk_has_to_spare_and_nothing_goes_for_it() {
+    let (mut stage, origin, endless) = (Stage::new(false), Origin::start().await, Unmeasured::start().await);
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    let content = random_content(FILE_BYTES);
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let unused = client.download(addresses.api, &Wanted::url(&origin.put("unused", File::new(content.clone())))).await;
+    let unused = unused.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+    let task = begun(addresses, &endless.url()).await;
+
+    let young_bytes = 1000 * MIB;
+    stage.faults.leave_free(Some(young_bytes - STORED_BYTES));
+    let why = "the disk has little room only because of files that are being fetched";
+    eventually("nobody used the other for long enough", async || {
+        collected(&stage, &["--dry-run"]).await.contains(why).then_some(())
+    })
+    .await;
+    collected(&stage, &[]).await;
+    assert!(file_of(&stage, &unused).exists(), "it went for a file without end");
+
+    stage.faults.leave_free(Some(ENDS_AT_BYTES));
+    endless.source.go_on();
+    is_given_up(&stage, addresses, &task).await;
+    let sent = endless.source.sent_at_rest().await;
+    assert!(sent.body_bytes <= WAITS_AFTER_BYTES as u64 + STEP_MAX_BYTES, "{sent:?}");
+    // What its file held is free again.
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    collected(&stage, &[]).await;
+    assert!(file_of(&stage, &unused).exists(), "it went for a file without end");
+    assert!(is_served(addresses, &unused, 0, &content).await, "it is served on");
+
+    endless.ends_from_now_on();
+    is_downloaded_whole(addresses, &endless.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_end_that_a_restart_interrupts_ends_there_as_well() {
+    let (mut stage, endless) = (Stage::new(false), Unmeasured::start().await);
+    let arguments = [&ROUNDS[..], &THRESHOLDS[..]].concat();
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&arguments).await else { panic!("it serves") };
+    let task = begun(addresses, &endless.url()).await;
+    stage.kill();
+    assert!(file_of(&stage, &task).exists(), "what is stored is there");
+
+    stage.faults.leave_free(Some(ENDS_AT_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&arguments).await else { panic!("it serves") };
+    endless.source.go_on();
+    is_given_up(&stage, addresses, &task).await;
+
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    endless.ends_from_now_on();
+    is_downloaded_whole(addresses, &endless.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_unknown_length_that_is_not_large_needs_no_room_to_spare() {
+    let (mut stage, origin, content) = (Stage::new(false), Origin::start().await, random_content(10_000_000));
+    stage.faults.leave_free(Some(ENDS_AT_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    let url = origin.put("file", File { chunked: true, ..File::new(content.clone()) });
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let downloaded = client.download(addresses.api, &Wanted::url(&url)).await.unwrap_or_else(|surprise| panic!("{surprise}"));
+    assert!(downloaded.content == content, "the file came with other bytes");
 }

@@ -12,6 +12,8 @@ use crate::harness::pieces::md5_hex;
 
 const QUOTA: &str = "base: {repositoryQuota: 20M}\n";
 const QUOTA_BYTES: usize = 20 * 1024 * 1024;
+/// No disk has so much free.
+const FULL: &str = "base: {youngGCThreshold: 1000000G, fullGCThreshold: 1000000G}\n";
 
 pub fn group() -> Group {
     let cases = [lengths(), endless(), interrupted(), digests()].into_iter().flatten().collect();
@@ -53,7 +55,7 @@ fn lengths() -> Vec<Case> {
 fn endless() -> Vec<Case> {
     let content = Bytes::from(vec![7; QUOTA_BYTES]);
     let chunk = Bytes::from(vec![7; CHUNK_BYTES]);
-    let endless = chunk.clone();
+    let (endless, on_full_disk) = (chunk.clone(), chunk.clone());
     let framed = chunked(&chunk, "");
     let announcing = |what: &str, bytes: u64| {
         let chunk = chunk.clone();
@@ -64,6 +66,17 @@ fn endless() -> Vec<Case> {
         .refused_within(BUFFERED_MAX)
     };
     vec![
+        case("sends without end and without a length, with fullGCThreshold above what the disk has free", move |_| {
+            [answer("HTTP/1.0 200 OK\r\n", Bytes::new()), vec![Act::SendForever(on_full_disk.clone())]].concat()
+        })
+        .of(content.clone())
+        .under(FULL)
+        .sending_at_most(2.0),
+        case("tells no length and ends, two pieces, with fullGCThreshold above what the disk has free", |_| {
+            last_answer("HTTP/1.1 200 OK\r\n", long())
+        })
+        .of(long())
+        .under(FULL),
         case("sends chunks without end, with repositoryQuota at 20 MiB", move |_| {
             let head = answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", Bytes::new());
             [head, vec![Act::SendForever(framed.clone())]].concat()

@@ -18,7 +18,7 @@ use crate::harness::service::Service;
 const SENTENCE_MAX: usize = 200;
 const NOT_FOUND: u16 = 404;
 /// What follows these in a sentence is another on every machine.
-const BEFORE_WHAT_VARIES: [&str; 2] = ["cannot be resolved", "does not let it fetch from localhost"];
+const BEFORE_WHAT_VARIES: [&str; 3] = ["cannot be resolved", "does not let it fetch from localhost", "and its disk has"];
 
 /// Has a client register for the source's file and download it, and tells what came of it. The sources come along: a port
 /// that is given up may be another's next, at whose URL what was said of this one would be remembered.
