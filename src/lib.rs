@@ -15,6 +15,7 @@
 //! | [`http`] | the wire: dialects, routes, downloads, connections |
 //! | [`commands`] | `serve`, `config`, `version`, `dump`, `snapshot`, `restore`, `check`, `migrate`, `gc`, `bench`: one `run` each |
 //! | [`cli`], [`config`], [`telemetry`] | what operators say, and what they are told |
+//! | `memory` | what the allocator keeps |
 //! | `fuzzing` | what the fuzz targets assert, compiled for fuzzing and tests only |
 //!
 //! # One event's way through the house
@@ -41,6 +42,7 @@ pub mod domain;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod http;
+mod memory;
 pub mod origin;
 pub mod pieces;
 pub mod retention;

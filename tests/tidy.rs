@@ -19,10 +19,11 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     // The values that it configures are the domain's.
     ("config", &["domain"]),
     // The worker's errors are the sources' errors and the piece files'; the cluster tells clients what they mean.
-    ("cluster", &["domain", "swarm", "retention", "store", "pieces", "origin", "cdn", "config", "telemetry"]),
+    ("cluster", &["domain", "swarm", "retention", "store", "pieces", "origin", "cdn", "config", "telemetry", "memory"]),
     // Decisions are the swarm's; the wire writes them out.
     ("http", &["domain", "swarm", "retention", "cluster", "telemetry"]),
     ("telemetry", &[]),
+    ("memory", &[]),
 ];
 
 /// May use everything: they only compose.

@@ -14,6 +14,7 @@ use super::cell::Cell;
 use super::{CallError, Cluster};
 use crate::config::Config;
 use crate::domain::{ClientId, Generation, Moment, TaskId};
+use crate::memory;
 use crate::retention::Reason;
 use crate::store::Rewritten;
 use crate::swarm::{Effects, Left};
@@ -132,6 +133,8 @@ impl Cluster {
         self.mark_used().await;
         self.shrink_database().await?;
         if collected != Collected::default() {
+            // A panic in there is a bug of the allocator's, and ends more than this.
+            let _ = tokio::task::spawn_blocking(memory::give_back).await;
             let Collected { clients, peers, expired, bytes, .. } = collected;
             tracing::info!(clients, peers, tasks = expired, bytes, "collected what nobody uses");
         }

@@ -13,7 +13,8 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use nix::sys::statvfs::statvfs;
+use rustix::fs::{FlockOperation, flock};
 
 use super::snapshot::UNFLUSHED_BYTES;
 use super::{
@@ -23,7 +24,7 @@ use super::{
 use crate::domain::Durability;
 
 /// Databases smaller than this are left as they are. Bytes.
-const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
+const FILE_BYTES_MIN: u64 = 2 * 1024 * 1024;
 /// What sled has beside a row. Bytes. With it, a database that was just written is three to four times its rows, be they
 /// large or small (measured with keys and values of 37 to 210 bytes).
 const BESIDE_ROW_BYTES: usize = 64;
@@ -100,7 +101,7 @@ impl Store {
     fn require_room(&self, bytes_before: u64) -> Result<(), StoreError> {
         let hindered = |source| StoreError::Hindered { path: self.path.clone(), hindered: "written anew", source };
         let disk = statvfs(&self.path).map_err(|error| hindered(error.into()))?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes_before / 2 {
+        if disk.blocks_available().saturating_mul(disk.fragment_size()) < bytes_before / 2 {
             return Err(hindered(std::io::ErrorKind::StorageFull.into()));
         }
         Ok(())
