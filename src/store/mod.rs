@@ -42,7 +42,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
@@ -89,6 +89,10 @@ pub enum StoreError {
     Gone { path: PathBuf },
     #[error("the database {path} has other rows than the one that it was written of", path = path.display())]
     Unlike { path: PathBuf },
+    #[error(
+        "it would hold clients up for too long ({rows} rows came within the time for it); to make it small, stop the service, take a snapshot and restore that"
+    )]
+    TooManyRows { rows: u64 },
     #[error("the database {path} was closed to be written anew, and could not be opened again", path = path.display())]
     Closed { path: PathBuf },
     #[error("cannot {operation} in the database")]
@@ -138,9 +142,12 @@ impl StoreError {
                 | sled::Error::CollectionNotFound(_) => true,
             },
             Self::Panicked { .. } | Self::CommitsLost { .. } | Self::Gone { .. } | Self::Record { .. } => true,
-            Self::Hindered { .. } | Self::Sync { .. } | Self::NewerSchema { .. } | Self::Unlike { .. } | Self::Closed { .. } => {
-                false
-            }
+            Self::Hindered { .. }
+            | Self::Sync { .. }
+            | Self::NewerSchema { .. }
+            | Self::Unlike { .. }
+            | Self::Closed { .. }
+            | Self::TooManyRows { .. } => false,
         }
     }
 
@@ -161,6 +168,7 @@ impl StoreError {
             | Self::Record { .. }
             | Self::Unlike { .. }
             | Self::Closed { .. }
+            | Self::TooManyRows { .. }
             | Self::NewerSchema { .. } => None,
         }
     }
@@ -179,6 +187,8 @@ pub struct Store {
     /// Windows committed so far.
     commits: AtomicU64,
     lost_commits: u64,
+    /// It was to be written anew, and had too many rows.
+    takes_too_long: AtomicBool,
 }
 
 /// What of a database is open.
@@ -246,6 +256,7 @@ impl Store {
             schema: SCHEMA_VERSION,
             commits: AtomicU64::new(commits),
             lost_commits: marked.saturating_sub(commits),
+            takes_too_long: AtomicBool::new(false),
         })
     }
 
@@ -260,7 +271,16 @@ impl Store {
         let files = Files::to_read(path, db)?;
         let trees = &files.trees;
         let (boot, node, commits) = (trees.boot()?, trees.known_node()?, AtomicU64::new(trees.commits()?));
-        Ok(Self { files: RwLock::new(Some(files)), path: path.to_owned(), boot, node, schema, commits, lost_commits: 0 })
+        Ok(Self {
+            files: RwLock::new(Some(files)),
+            path: path.to_owned(),
+            boot,
+            node,
+            schema,
+            commits,
+            lost_commits: 0,
+            takes_too_long: AtomicBool::new(false),
+        })
     }
 
     /// Opens the database for a check: for reading, but telling whether commits were lost.

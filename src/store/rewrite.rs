@@ -11,6 +11,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
@@ -24,7 +25,7 @@ use super::{
 use crate::domain::Durability;
 
 /// Databases smaller than this are left as they are. Bytes.
-const FILE_BYTES_MIN: u64 = 2 * 1024 * 1024;
+const FILE_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// What sled has beside a row. Bytes. With it, a database that was just written is three to four times its rows, be they
 /// large or small (measured with keys and values of 37 to 210 bytes).
 const BESIDE_ROW_BYTES: usize = 64;
@@ -32,6 +33,8 @@ const BESIDE_ROW_BYTES: usize = 64;
 const FILE_PER_ROWS_MIN: u64 = 8;
 /// The least that a row of ours takes, with what sled has beside it. Bytes.
 const ROW_BYTES_MIN: u64 = 128;
+/// How long nothing may be committed for it. Clients wait for as long as that, and a service manager's watchdog does.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long those may take to end who read the old database. Commits wait as well.
 const READERS_END_WITHIN: Duration = Duration::from_millis(100);
 
@@ -49,7 +52,9 @@ impl Store {
     /// Whether a database of about so many rows is so much larger than those that it is worth looking at all of them.
     pub fn may_be_sparse(&self, rows: u64) -> bool {
         let bytes = file_bytes(&self.path);
-        bytes >= FILE_BYTES_MIN && rows.saturating_mul(ROW_BYTES_MIN * FILE_PER_ROWS_MIN) <= bytes
+        !self.takes_too_long.load(Ordering::Relaxed)
+            && bytes >= FILE_BYTES_MIN
+            && rows.saturating_mul(ROW_BYTES_MIN * FILE_PER_ROWS_MIN) <= bytes
     }
 
     /// Writes the database anew if that gives much room back. Blocks. `None` if it is as large as it should be, or has long
@@ -76,7 +81,11 @@ impl Store {
             // It takes room that is needed. If it cannot be removed, the next start tries that again.
             let _ = std::fs::remove_dir_all(&building);
         };
-        let rows = build(&self.files()?.db, &building).inspect_err(|_| remove_building())?;
+        let rows = build(&self.files()?.db, &building, began + PAUSE_MAX).inspect_err(|error| {
+            remove_building();
+            // It would not be faster the next time.
+            self.takes_too_long.store(matches!(error, StoreError::TooManyRows { .. }), Ordering::Relaxed);
+        })?;
         let Some(mut files) = self.files.try_write_for(READERS_END_WITHIN) else {
             remove_building();
             return Ok(None);
@@ -154,10 +163,10 @@ fn is_sparse(db: &sled::Db, file_bytes: u64) -> Result<bool, StoreError> {
 }
 
 /// Makes a database of the rows of another, durable and compared with it. Tells how many those are.
-fn build(old: &sled::Db, building: &Path) -> Result<u64, StoreError> {
-    copy(old, &open_sled(building)?)?;
+fn build(old: &sled::Db, building: &Path, until: Instant) -> Result<u64, StoreError> {
+    copy(old, &open_sled(building)?, until)?;
     let new = Store::open_restored(building)?;
-    let rows = compare(old, &new.files()?.db, building)?;
+    let rows = compare(old, &new.files()?.db, building, until)?;
     new.make_durable(Durability::Power)?;
     if let Some(files) = new.files.into_inner() {
         close(files, building)?;
@@ -166,27 +175,32 @@ fn build(old: &sled::Db, building: &Path) -> Result<u64, StoreError> {
     Ok(rows)
 }
 
-fn copy(old: &sled::Db, new: &sled::Db) -> Result<(), StoreError> {
-    let mut unflushed = 0;
+fn copy(old: &sled::Db, new: &sled::Db, until: Instant) -> Result<(), StoreError> {
+    let (mut rows, mut unflushed) = (0, 0);
     for name in old.tree_names() {
         let (from, to) = (old.open_tree(&name), new.open_tree(&name));
         let (from, to) = from.and_then(|from| Ok((from, to?))).map_err(StoreError::sled("open a tree"))?;
         for row in from.iter() {
             let (key, value) = row.map_err(StoreError::sled("read a row"))?;
-            unflushed += key.len() + value.len();
+            (rows, unflushed) = (rows + 1, unflushed + key.len() + value.len());
             to.insert(key, value).map_err(StoreError::sled("write a row anew"))?;
             if unflushed > UNFLUSHED_BYTES {
                 new.flush().map_err(StoreError::sled("flush"))?;
                 unflushed = 0;
             }
+            require_time(until, rows)?;
         }
     }
     new.flush().map_err(StoreError::sled("flush"))?;
     Ok(())
 }
 
+fn require_time(until: Instant, rows: u64) -> Result<(), StoreError> {
+    if Instant::now() > until { Err(StoreError::TooManyRows { rows }) } else { Ok(()) }
+}
+
 /// Counts the rows, which have to be the same in both.
-fn compare(old: &sled::Db, new: &sled::Db, building: &Path) -> Result<u64, StoreError> {
+fn compare(old: &sled::Db, new: &sled::Db, building: &Path, until: Instant) -> Result<u64, StoreError> {
     let mut rows = 0;
     for name in old.tree_names() {
         let (one, other) = (old.open_tree(&name), new.open_tree(&name));
@@ -199,6 +213,7 @@ fn compare(old: &sled::Db, new: &sled::Db, building: &Path) -> Result<u64, Store
                 (row, same) if row == same => rows += 1,
                 _ => return Err(StoreError::Unlike { path: building.to_owned() }),
             }
+            require_time(until, rows)?;
         }
     }
     Ok(rows)
@@ -209,7 +224,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::{Change, ClientId, TaskId, TaskSpec};
+    use crate::domain::{Change, Client, ClientId, TaskId, TaskSpec};
     use crate::store::commit::tests::{everything, spec};
     use crate::store::mark::Mark;
 
@@ -306,4 +321,48 @@ mod tests {
         added.durable().await.expect("the old one goes on");
         assert_eq!(names_in(home.path()), ["db"], "leftovers");
     }
+
+    #[test]
+    fn one_that_would_hold_clients_up_is_left_and_not_tried_again() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("db");
+        let (store, _) = database(&path, 150);
+        forget(&store, 1..150);
+        assert!(store.may_be_sparse(10));
+        let building = swap::building(&path);
+        let refused = build(&store.files().expect("open").db, &building, Instant::now());
+        assert!(matches!(refused, Err(StoreError::TooManyRows { rows: 1 })), "{refused:?}");
+        store.takes_too_long.store(true, Ordering::Relaxed);
+        assert!(!store.may_be_sparse(10));
+    }
+
+    /// `cargo test --release --lib -- --ignored --nocapture rewrite` tells how long commits wait.
+    #[test]
+    #[ignore = "takes a minute"]
+    fn many_rows_are_written_anew_within_the_time_for_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("db");
+        let store = Arc::new(Store::open(&path).expect("a new database"));
+        for task in 0..TASKS {
+            let spec = TaskSpec { root_cas: Vec::new(), ..of_task(task) };
+            let of_clients = (0..CLIENTS).flat_map(|number| {
+                let id = ClientId::parse(&format!("10.0.{}.{}-1795423514.1-{number}", task % 250, number % 250)).expect("valid");
+                everything(&spec).into_iter().filter_map(move |change| match change {
+                    Change::ClientChanged(client) => Some(Change::ClientChanged(Client { id: id.clone(), ..client })),
+                    Change::ClientProgressed { task, chunk, held, servable, .. } => {
+                        Some(Change::ClientProgressed { task, client: id.clone(), chunk, held, servable })
+                    }
+                    _ => None,
+                })
+            });
+            let changes: Vec<Change> = everything(&spec).into_iter().chain(of_clients).collect();
+            changes.chunks(1_000).for_each(|some| store.write(some).expect("written"));
+        }
+        forget(&store, TASKS / 16..TASKS);
+        let rewritten = store.give_room_back(&committer(&store)).expect("written anew").expect("sparse");
+        println!("{rewritten:?}");
+    }
+
+    const TASKS: u32 = 320;
+    const CLIENTS: u32 = 1_000;
 }
