@@ -218,8 +218,8 @@ pub struct BenchArgs {
     pub tasks: u32,
     /// Instead, drive bursts of tasks and clients through for so long, and four at least, all of which expire, and print what
     /// the service is left with. Exit code 1 if memory or open files are more than 1.5 times what they were after the second
-    /// burst, the database more than twice, a piece file is left (or there was none after a burst), or the database is larger
-    /// than 8 MiB after a restart.
+    /// burst, the database stays larger than 8 MiB (or was not larger after a burst), or a piece file is left (or there was none
+    /// after a burst).
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = value_parser!(u32).range(1..))]
     pub churn: Option<u32>,
 }

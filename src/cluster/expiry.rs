@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -264,7 +265,11 @@ impl Cluster {
     /// Makes the database small again where what went has left it large. What fails is told and leaves it as it is; if it can
     /// no longer be written, that ends the service.
     async fn shrink_database(self: &Arc<Self>) -> Result<(), CallError> {
-        if !self.store.may_be_sparse(self.rows()) {
+        let rows = self.rows();
+        let before = self.rows_before.swap(rows, Ordering::Relaxed);
+        // While more and more goes, it would be written anew again and again.
+        let still_falling = rows < before - before / 4;
+        if still_falling || !self.store.may_be_sparse(rows) {
             return Ok(());
         }
         let cluster = self.clone();

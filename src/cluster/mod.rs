@@ -30,7 +30,7 @@ mod views;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -181,6 +181,8 @@ pub struct Cluster {
     alone: alone::Alone,
     /// Rounds of garbage collection, one at a time.
     rounds: Semaphore,
+    /// About how many rows the database had after the round before.
+    rows_before: AtomicU64,
     /// Files for which there must be room, one at a time.
     room: Semaphore,
     /// Tells loops that wait for a time that is configured.
@@ -240,6 +242,7 @@ impl Cluster {
             heard: Mutex::default(),
             alone: alone::Alone::default(),
             rounds: Semaphore::new(1),
+            rows_before: AtomicU64::new(0),
             room: Semaphore::new(1),
             reconfigured: watch::Sender::new(()),
             background: TaskTracker::new(),
