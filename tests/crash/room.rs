@@ -265,8 +265,8 @@ async fn is_given_up(stage: &Stage, addresses: Addresses, task: &str) {
         Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
     })
     .await;
-    let sentence = format!("{ENDS_AT_BYTES} bytes left, of which {} stay free (fullGCThreshold", 100 * MIB);
-    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "make room there"] {
+    let sentence = format!("{ENDS_AT_BYTES} bytes left, where {} are to stay free (fullGCThreshold", 100 * MIB);
+    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "lower the threshold"] {
         assert!(answer.msg.contains(part), "{part:?} is not in {answer}");
     }
     assert!(!file_of(stage, task).exists(), "its file is left");
