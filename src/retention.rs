@@ -83,8 +83,9 @@ pub struct Cached {
     pub stored_bytes: u64,
     /// All that it will hold once it is whole.
     pub bytes: u64,
-    /// It is being fetched, and nobody knows how long it will be, nor whether it ends.
-    pub unmeasured: bool,
+    /// What is written, recorded or not, of one that is being fetched and of which nobody knows how long it will be, nor
+    /// whether it ends; `None` of any other.
+    pub unmeasured_bytes: Option<u64>,
     /// How long ago it was last used, or the service started: that nobody came while it was down says nothing.
     pub unused: Duration,
     /// How long ago it was last used.
@@ -114,6 +115,11 @@ impl Cached {
     /// more about who comes next: what nobody wanted for an hour is no likelier to be wanted than what waited a minute longer.
     fn idle_magnitude(&self) -> Option<u32> {
         self.idle.as_secs().checked_ilog2()
+    }
+
+    /// What it was granted and has not written, where nobody knows how long it will be.
+    fn granted_bytes(&self) -> u64 {
+        self.unmeasured_bytes.map_or(0, |written| self.bytes.saturating_sub(written))
     }
 
     const fn can_make_room(&self) -> bool {
@@ -186,7 +192,7 @@ pub fn plan(rules: &Rules, free_bytes: u64, mut cached: Vec<Cached>) -> Vec<Verd
     let mut space = Space::of(free_bytes, &cached);
     cached.iter().filter(|cached| expired(cached)).for_each(|cached| space.give_back(cached));
     let over_quota = rules.quota.filter(|quota| space.used_bytes > quota.high_bytes());
-    let unmeasured_bytes = cached.iter().filter(|cached| cached.unmeasured).map(|cached| cached.stored_bytes);
+    let unmeasured_bytes = cached.iter().filter_map(|cached| cached.unmeasured_bytes);
     let short = Shortage::of(rules, space.free_bytes, unmeasured_bytes.fold(0, u64::saturating_add));
     let settles_within = short.settles_within().min(rules.expire_after);
     let is_settled = |cached: &Cached| cached.can_free_disk() && !expired(cached) && cached.unused >= settles_within;
@@ -243,6 +249,11 @@ pub fn make_room(rules: &Rules, needed: u64, mut cached: Vec<Cached>) -> Result<
     }
     let fits = space.used_bytes.saturating_add(needed) <= quota;
     if fits { Ok(going) } else { Err(NoRoom { needed, quota, in_use: space.used_bytes }) }
+}
+
+/// What files of unknown length were granted and have not written yet: it is free, and nobody else's.
+pub fn granted_bytes(cached: &[Cached]) -> u64 {
+    cached.iter().map(Cached::granted_bytes).fold(0, u64::saturating_add)
 }
 
 /// The first is the least worth keeping: what was not used for long enough, of that what was not used for about longest,
@@ -338,7 +349,7 @@ mod tests {
             task: task(number),
             stored_bytes: bytes,
             bytes,
-            unmeasured: false,
+            unmeasured_bytes: None,
             unused: idle,
             idle,
             in_use: None,
@@ -458,7 +469,11 @@ mod tests {
     #[test]
     fn nothing_goes_for_a_file_of_unknown_length_unless_there_is_hardly_any_room() {
         let hour = Duration::from_hours(1);
-        let fetched = |unmeasured| Cached { in_use: Some(Use::SourceFetched), unmeasured, ..cached(0, 90 * MIB, hour) };
+        let fetched = |unmeasured: bool| {
+            // A part of a piece is written and not recorded yet: it takes as much room.
+            let unmeasured_bytes = unmeasured.then_some(90 * MIB);
+            Cached { in_use: Some(Use::SourceFetched), unmeasured_bytes, ..cached(0, 88 * MIB, hour) }
+        };
         let going_at = |free: u64, unmeasured| going(&plan(&RULES, free, vec![fetched(unmeasured), cached(1, MIB, hour)]));
         assert_eq!(going_at(10 * MIB, true), [], "without it there would be room");
         assert_eq!(going_at(10 * MIB, false), [(task(1), Reason::LittleRoom)], "it ends, and is worth it");
@@ -466,6 +481,14 @@ mod tests {
         assert_eq!(going_at(5 * MIB, true), [(task(1), Reason::HardlyAnyRoom)]);
         let verdicts = plan(&RULES, 10 * MIB, vec![fetched(true), cached(1, MIB, hour)]);
         assert_eq!(fate_of(&verdicts, task(1)), Fate::Stays(Stay::TakenForNow));
+    }
+
+    #[test]
+    fn files_of_unknown_length_are_granted_what_they_have_not_written() {
+        let growing = |bytes, written| Cached { bytes, unmeasured_bytes: Some(written), ..cached(0, 10 * MIB, Duration::ZERO) };
+        let measured = Cached { bytes: 20 * MIB, ..cached(1, 10 * MIB, Duration::ZERO) };
+        assert_eq!(granted_bytes(&[measured, growing(20 * MIB, 12 * MIB), growing(13 * MIB, 12 * MIB)]), 9 * MIB);
+        assert_eq!(granted_bytes(&[growing(10 * MIB, 12 * MIB)]), 0, "it is about to ask");
     }
 
     #[test]

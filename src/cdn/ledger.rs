@@ -46,10 +46,10 @@ pub enum LedgerError {
     DiskFull { needed: u64, free: u64 },
     #[error(
         "the supernode has no room for this file: its source does not tell its length, {held} bytes of it are here, and its disk \
-         has {free} bytes left, of which {kept} stay free (fullGCThreshold, 16 MiB at least); make room there, or have the source \
-         tell the length"
+         has {free} bytes left, where {kept} are to stay free (fullGCThreshold, 16 MiB at least) and {granted} are for others of \
+         that kind; make room there, lower the threshold, or have the source tell the length"
     )]
-    NoRoomToGrow { held: u64, free: u64, kept: u64 },
+    NoRoomToGrow { held: u64, free: u64, kept: u64, granted: u64 },
     #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
     TooManyPieces { held: u64, more: u32 },
 }

@@ -345,7 +345,7 @@ impl Inner {
             } else {
                 stored_bytes
             },
-            unmeasured: coming && status.length.is_none(),
+            unmeasured_bytes: (coming && status.length.is_none()).then_some(stored_bytes + self.writing_bytes),
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.must_stay(now),

@@ -174,11 +174,19 @@ impl Cluster {
     /// Makes files go so that one of so many bytes fits under the quota. Until what is returned is dropped, nobody else
     /// takes that room.
     pub(super) async fn make_room(self: &Arc<Self>, needed: u64) -> Result<Option<SemaphorePermit<'_>>, LedgerError> {
-        let rules = self.retention_rules();
-        if rules.quota.is_none() {
+        if self.retention_rules().quota.is_none() {
             return Ok(None);
         }
         let turn = self.room.acquire().await.map_err(|_| LedgerError::Stopping)?;
+        self.make_room_in_turn(needed).await?;
+        Ok(Some(turn))
+    }
+
+    async fn make_room_in_turn(self: &Arc<Self>, needed: u64) -> Result<(), LedgerError> {
+        let rules = self.retention_rules();
+        if rules.quota.is_none() {
+            return Ok(());
+        }
         for _ in 0..LOOKS_MAX {
             let going = retention::make_room(&rules, needed, self.cached_files().await).map_err(no_room)?;
             let mut all_went = true;
@@ -186,7 +194,7 @@ impl Cluster {
                 all_went &= self.evict_file(cached, Reason::Quota).await.map_err(|_| LedgerError::Stopping)?;
             }
             if all_went {
-                return Ok(Some(turn));
+                return Ok(());
             }
         }
         // What could go is in use again and again.
@@ -211,15 +219,26 @@ impl Cluster {
         if wanted <= free.saturating_add(unused) { Ok(()) } else { Err(LedgerError::DiskFull { needed, free }) }
     }
 
+    /// Room for so many bytes more of a file of unknown length that holds so many already. The disk comes first: nothing goes
+    /// for a file that ends there. Until what is returned is dropped, nobody else takes that room.
+    pub(super) async fn make_room_to_grow(self: &Arc<Self>, held: u64, more: u64) -> Result<SemaphorePermit<'_>, LedgerError> {
+        let turn = self.room.acquire().await.map_err(|_| LedgerError::Stopping)?;
+        self.check_room_to_grow(held, more).await?;
+        self.make_room_in_turn(more).await?;
+        Ok(turn)
+    }
+
     /// Whether the disk has room for so many bytes more of a file of unknown length that holds so many already. It may have no
     /// end, so nothing goes for it: it gets what is free without that, and leaves what keeps everything unused from going.
-    pub(super) async fn check_room_to_grow(&self, held: u64, more: u64) -> Result<(), LedgerError> {
+    async fn check_room_to_grow(&self, held: u64, more: u64) -> Result<(), LedgerError> {
         if held.saturating_add(more) < LOOKED_FOR_FROM_BYTES {
             return Ok(());
         }
         let Some(free) = self.free_bytes().await else { return Ok(()) };
         let kept = self.retention_rules().hardly_any_bytes().max(DATABASE_ROOM_BYTES);
-        if more.saturating_add(kept) < free { Ok(()) } else { Err(LedgerError::NoRoomToGrow { held, free, kept }) }
+        let granted = retention::granted_bytes(&self.cached_files().await);
+        let fits = more.saturating_add(kept).saturating_add(granted) < free;
+        if fits { Ok(()) } else { Err(LedgerError::NoRoomToGrow { held, free, kept, granted }) }
     }
 
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.

@@ -38,12 +38,6 @@ impl<'a> CellLedger<'a> {
         Ok((turn, self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?))
     }
 
-    /// Room for so many bytes more of a file of unknown length. The disk comes first: nothing goes for a file that ends there.
-    async fn room_to_grow(&self, held: u64, more: u64) -> Result<Option<SemaphorePermit<'a>>, LedgerError> {
-        self.cluster.check_room_to_grow(held, more).await?;
-        self.cluster.make_room(more).await
-    }
-
     fn tell(&self, inner: &mut Inner, event: Event, effects: &mut Effects) -> Result<(), LedgerError> {
         inner.swarm.handle(self.cluster.now(), event, effects).map_err(|_| LedgerError::Contradiction)
     }
@@ -151,9 +145,9 @@ impl Ledger for CellLedger<'_> {
             // Room is looked for among all files: the larger this one has become, the less often.
             (held, stored.clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes)))
         };
-        let (_turn, room) = match self.room_to_grow(held, ahead).await {
+        let (_turn, room) = match self.cluster.make_room_to_grow(held, ahead).await {
             Ok(turn) => (turn, ahead),
-            Err(_) => (self.room_to_grow(held, bytes).await?, bytes),
+            Err(_) => (self.cluster.make_room_to_grow(held, bytes).await?, bytes),
         };
         self.cell.lock().coming_bytes += room;
         Ok(())

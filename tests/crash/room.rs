@@ -265,8 +265,8 @@ async fn is_given_up(stage: &Stage, addresses: Addresses, task: &str) {
         Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
     })
     .await;
-    let sentence = format!("{ENDS_AT_BYTES} bytes left, of which {} stay free (fullGCThreshold", 100 * MIB);
-    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "make room there"] {
+    let sentence = format!("{ENDS_AT_BYTES} bytes left, where {} are to stay free (fullGCThreshold", 100 * MIB);
+    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "lower the threshold"] {
         assert!(answer.msg.contains(part), "{part:?} is not in {answer}");
     }
     assert!(!file_of(stage, task).exists(), "its file is left");
@@ -327,6 +327,34 @@ async fn a_file_without_end_takes_what_the_disk_has_to_spare_and_nothing_goes_fo
 
     endless.ends_from_now_on();
     is_downloaded_whole(addresses, &endless.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_files_without_end_were_granted_is_not_granted_to_another() {
+    let (mut stage, endless, another) = (Stage::new(false), Unmeasured::start().await, Unmeasured::start().await);
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    // What is left of a step when a source waits is chance; of several, something is.
+    let urls: Vec<String> = (0..3).map(|number| format!("{}/{number}", endless.url())).collect();
+    let mut tasks = Vec::new();
+    for url in &urls {
+        tasks.push(begun(addresses, url).await);
+    }
+
+    // A part more would fit, if nothing of this were theirs.
+    stage.faults.leave_free(Some(ENDS_AT_BYTES + MIB / 2));
+    let task = register(addresses, &another.url(), "first").await.data["taskId"].as_str().expect("a task id").to_owned();
+    let answer = eventually("its client is told", async || {
+        Some(told(addresses, &task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
+    })
+    .await;
+    assert!(answer.msg.contains("are for others of that kind"), "{answer}");
+    assert!(!file_of(&stage, &task).exists(), "its file is left");
+    for task in &tasks {
+        assert!(file_of(&stage, task).exists(), "one went that takes nothing more");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
