@@ -61,9 +61,9 @@ impl Store {
             if bytes_before < FILE_BYTES_MIN || !is_sparse(&self.files()?.db, bytes_before)? {
                 return Ok(None);
             }
-            let _nothing_is_written = committer.pause();
             // What could not be written is not to be written elsewhere: it was not acknowledged.
-            if committer.has_failed() { Ok(None) } else { self.rewrite(bytes_before) }
+            let Some(_nothing_is_written) = committer.pause() else { return Ok(None) };
+            self.rewrite(bytes_before)
         }));
         rewritten.unwrap_or_else(|_| Err(StoreError::Panicked { path: self.path.clone() }))
     }
