@@ -313,4 +313,17 @@ mod tests {
         added.durable().await.expect("the old one goes on");
         assert_eq!(names_in(home.path()), ["db"], "leftovers");
     }
+
+    #[test]
+    fn one_that_was_moved_away_and_not_replaced_can_be_written_once_it_is_in_its_place() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("db");
+        let (store, _) = database(&path, 1);
+        close(store.files.write().take().expect("open"), &path).expect("closed");
+        // So it is where its place could not be taken, say because the disk could only be read then.
+        std::fs::rename(&path, swap::beside(&path, "superseded")).expect("moved");
+        std::fs::create_dir(swap::beside(&path, "restored")).expect("made");
+        store.try_write().expect("it is put in its place, and there it can be written");
+        assert_eq!(names_in(home.path()), ["db"], "leftovers");
+    }
 }
