@@ -132,10 +132,12 @@ impl Cluster {
         self.tidy_forgotten(config.task_expire_time).await;
         self.servers.lock().shrink();
         self.mark_used().await;
-        self.shrink_database().await?;
-        if collected != Collected::default() {
+        let shrunk = self.shrink_database().await?;
+        if shrunk || collected != Collected::default() {
             // A panic in there is a bug of the allocator's, and ends more than this.
             let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        }
+        if collected != Collected::default() {
             let Collected { clients, peers, expired, bytes, .. } = collected;
             tracing::info!(clients, peers, tasks = expired, bytes, "collected what nobody uses");
         }
@@ -263,18 +265,18 @@ impl Cluster {
     }
 
     /// Makes the database small again where what went has left it large. What fails is told and leaves it as it is; if it can
-    /// no longer be written, that ends the service.
-    async fn shrink_database(self: &Arc<Self>) -> Result<(), CallError> {
+    /// no longer be written, that ends the service. Tells whether it was written anew.
+    async fn shrink_database(self: &Arc<Self>) -> Result<bool, CallError> {
         let rows = self.rows();
         let before = self.rows_before.swap(rows, Ordering::Relaxed);
         // While more and more goes, it would be written anew again and again.
         let still_falling = rows < before - before / 4;
         if still_falling || !self.store.may_be_sparse(rows) {
-            return Ok(());
+            return Ok(false);
         }
         let cluster = self.clone();
         match self.blocking(move || cluster.store.give_room_back(&cluster.committer)).await? {
-            Ok(None) => {}
+            Ok(None) => Ok(false),
             Ok(Some(Rewritten { rows, bytes_before, bytes_after, pause })) => {
                 let pause_ms = pause.as_millis();
                 tracing::info!(
@@ -284,6 +286,7 @@ impl Cluster {
                     pause_ms,
                     "wrote the database anew: most of its file was of what is gone"
                 );
+                Ok(true)
             }
             Err(error) => {
                 tracing::warn!(
@@ -291,9 +294,9 @@ impl Cluster {
                     "the database is larger than it need be and could not be written anew"
                 );
                 self.prove_progress().await?;
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// About how many rows the database has, without what few tasks have: what a task fetches and how far it is, its pieces,

@@ -90,8 +90,10 @@ impl HomeLock {
                 Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
             }
         }
-        if swap::finish(&home.database()).context("cannot finish what an interrupted restore left")? {
-            tracing::warn!("finished a restore that was interrupted");
+        if swap::finish(&home.database())
+            .context("cannot finish putting one database in the place of another, which was interrupted")?
+        {
+            tracing::warn!("finished putting one database in the place of another, which was interrupted");
         }
         private.create(home.database()).with_context(|| format!("cannot make {}", home.database().display()))?;
         // The database holds credentials; it may have been made by hand, or by a program that cared less.

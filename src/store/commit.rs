@@ -146,8 +146,9 @@ impl Committer {
         self.shared.recorder.begin()
     }
 
-    /// Keeps everything that is submitted waiting for as long as what is returned lives.
-    pub(super) fn pause(&self) -> impl Sized + '_ {
+    /// Keeps everything that is submitted waiting for as long as what is returned lives; `None` if the last of it could not be
+    /// written.
+    pub(super) fn pause(&self) -> Option<impl Sized + '_> {
         self.shared.recorder.pause()
     }
 

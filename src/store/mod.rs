@@ -362,6 +362,10 @@ impl Store {
     /// Whether the database could be written now, after a write has failed. This one cannot any more, only one that is
     /// opened anew.
     pub fn try_write(&self) -> Result<(), StoreError> {
+        // What failed may have been its rewrite, between the old one's going and the new one's coming.
+        if swap::is_interrupted(&self.path) {
+            swap::finish(&self.path).map_err(sync_failed(&self.path))?;
+        }
         try_write(&self.path)
     }
 

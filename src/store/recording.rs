@@ -5,6 +5,7 @@
 //! exactly what is committed at that moment.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -26,19 +27,26 @@ pub type Keys = HashSet<(Table, IVec)>;
 
 /// What the gate guards: the noted keys, while there is a snapshot.
 #[derive(Debug, Default)]
-pub struct Recorder(Mutex<Option<Keys>>);
+pub struct Recorder {
+    keys: Mutex<Option<Keys>>,
+    /// A window was not written whole. Changes under the gate alone.
+    torn: AtomicBool,
+}
 
 /// The gate, held.
 pub struct Gate<'a> {
     keys: MutexGuard<'a, Option<Keys>>,
+    torn: &'a AtomicBool,
     noted: bool,
 }
 
-/// A window that was not written whole must not become part of a snapshot: without this note it ends the recording.
+/// A window that was not written whole must not become part of a snapshot, or of another database: without this note it ends
+/// the recording, and there is no pause any more.
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
         if !self.noted {
             *self.keys = None;
+            self.torn.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -62,16 +70,17 @@ impl Gate<'_> {
 impl Recorder {
     /// Held by the committer while it writes a window.
     pub fn gate(&self) -> Gate<'_> {
-        Gate { keys: self.0.lock(), noted: false }
+        Gate { keys: self.keys.lock(), torn: &self.torn, noted: false }
     }
 
-    /// Keeps the committer from writing for as long as what is returned lives.
-    pub fn pause(&self) -> MutexGuard<'_, Option<Keys>> {
-        self.0.lock()
+    /// Keeps the committer from writing for as long as what is returned lives; `None` once it has failed to.
+    pub fn pause(&self) -> Option<MutexGuard<'_, Option<Keys>>> {
+        let paused = self.keys.lock();
+        (!self.torn.load(Ordering::Relaxed)).then_some(paused)
     }
 
     pub fn begin(&self) -> Result<Recording<'_>, SnapshotError> {
-        let mut keys = self.0.lock();
+        let mut keys = self.keys.lock();
         if keys.is_some() {
             return Err(SnapshotError::Underway);
         }
@@ -90,7 +99,7 @@ pub struct Recording<'a> {
 impl Recording<'_> {
     /// What was noted since the last time.
     pub fn take(&self) -> Result<Keys, SnapshotError> {
-        let mut keys = self.recorder.0.lock();
+        let mut keys = self.recorder.keys.lock();
         keys.as_mut().map(std::mem::take).ok_or(SnapshotError::FellBehind)
     }
 
@@ -104,7 +113,7 @@ impl Recording<'_> {
                 break;
             }
         }
-        let mut keys = self.recorder.0.lock();
+        let mut keys = self.recorder.keys.lock();
         let began = Instant::now();
         let rest = keys.take().ok_or(SnapshotError::FellBehind)?;
         // Reads, and what it puts out goes to memory and the page cache alone: nobody waits here for a disk.
@@ -115,6 +124,21 @@ impl Recording<'_> {
 
 impl Drop for Recording<'_> {
     fn drop(&mut self) {
-        *self.recorder.0.lock() = None;
+        *self.recorder.keys.lock() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_window_that_was_not_written_whole_nothing_is_copied() {
+        let recorder = Recorder::default();
+        recorder.gate().note(Vec::new());
+        assert!(recorder.pause().is_some());
+        // The committer tells that it has failed only after this.
+        drop(recorder.gate());
+        assert!(recorder.pause().is_none());
     }
 }

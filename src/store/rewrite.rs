@@ -66,15 +66,19 @@ impl Store {
             if bytes_before < FILE_BYTES_MIN || !is_sparse(&self.files()?.db, bytes_before)? {
                 return Ok(None);
             }
-            let _nothing_is_written = committer.pause();
             // What could not be written is not to be written elsewhere: it was not acknowledged.
-            if committer.has_failed() { Ok(None) } else { self.rewrite(bytes_before) }
+            let Some(_nothing_is_written) = committer.pause() else { return Ok(None) };
+            self.rewrite(bytes_before)
         }));
         rewritten.unwrap_or_else(|_| Err(StoreError::Panicked { path: self.path.clone() }))
     }
 
     fn rewrite(&self, bytes_before: u64) -> Result<Option<Rewritten>, StoreError> {
         let began = Instant::now();
+        // A dump that nobody reads on may hold it for hours: not to copy all rows in vain each time.
+        if self.files.try_write_for(READERS_END_WITHIN).is_none() {
+            return Ok(None);
+        }
         self.require_room(bytes_before)?;
         let building = swap::building(&self.path);
         let remove_building = || {
@@ -93,16 +97,19 @@ impl Store {
         if let Some(old) = files.take() {
             close(old, &self.path)?;
         }
-        let superseded = swap::supersede(&self.path).map_err(sync_failed(&self.path));
-        if superseded.is_err() {
-            // It may have got as far as to leave no database where one is looked for. Either one will do.
+        let superseded = swap::supersede(&self.path);
+        // It may have got as far as to leave no database where one is looked for. Either one will do.
+        if superseded.is_err() && swap::is_interrupted(&self.path) {
             swap::finish(&self.path).map_err(sync_failed(&self.path))?;
         }
         *files = Some(self.open_again()?);
         drop(files);
         let pause = began.elapsed();
-        superseded?;
-        swap::finish(&self.path).map_err(sync_failed(&self.path))?;
+        if let Err(error) = swap::finish(&self.path) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "what was beside the database while it was written anew stays there until the next start");
+        }
+        superseded.map_err(sync_failed(&self.path))?;
         Ok(Some(Rewritten { rows, bytes_before, bytes_after: file_bytes(&self.path), pause }))
     }
 
@@ -301,7 +308,10 @@ mod tests {
         forget(&store, 0..150);
         let committer = committer(&store);
         let reading = store.peers().expect("open");
+        // No row is copied: here nothing can be built.
+        std::fs::write(swap::building(&path), "").expect("made");
         assert!(store.give_room_back(&committer).expect("looked at").is_none());
+        std::fs::remove_file(swap::building(&path)).expect("still there");
         assert_eq!((reading.count(), names_in(home.path()), file_bytes(&path) >= large), (1, vec!["db".into()], true));
         store.give_room_back(&committer).expect("written anew").expect("sparse");
     }
@@ -319,6 +329,19 @@ mod tests {
         store.give_room_back(&committer).expect_err("it cannot be moved");
         let added = committer.room().await.expect("room").submit(everything(&of_task(200)), 0);
         added.durable().await.expect("the old one goes on");
+        assert_eq!(names_in(home.path()), ["db"], "leftovers");
+    }
+
+    #[test]
+    fn one_that_was_moved_away_and_not_replaced_can_be_written_once_it_is_in_its_place() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("db");
+        let (store, _) = database(&path, 1);
+        close(store.files.write().take().expect("open"), &path).expect("closed");
+        // So it is where its place could not be taken, say because the disk could only be read then.
+        std::fs::rename(&path, swap::beside(&path, "superseded")).expect("moved");
+        std::fs::create_dir(swap::beside(&path, "restored")).expect("made");
+        store.try_write().expect("it is put in its place, and there it can be written");
         assert_eq!(names_in(home.path()), ["db"], "leftovers");
     }
 

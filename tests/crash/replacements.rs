@@ -158,7 +158,10 @@ async fn add_peers_until_death(addresses: Addresses, run: u64) -> usize {
 /// The steps to be tried of so many.
 fn some_of(steps: u64, random: &mut fastrand::Rng) -> Vec<u64> {
     let every = if from_environment("CRASH_EVERY_STEP", 0) > 0 { 1 } else { (steps / STEPS_TRIED).max(1) };
-    (1 + random.u64(..every)..=steps).step_by(usize::try_from(every).expect("small")).collect()
+    let mut tried: Vec<u64> = (1 + random.u64(..every)..=steps).step_by(usize::try_from(every).expect("small")).collect();
+    // After which there is the new one.
+    tried.extend((tried.last() != Some(&steps)).then_some(steps));
+    tried
 }
 
 fn random() -> fastrand::Rng {
@@ -291,7 +294,7 @@ async fn a_rewrite_that_is_cut_short_leaves_every_row() {
         let is_right = added.len() == acknowledged || added.len() == acknowledged + 1;
         assert!(is_right, "{case}: {acknowledged} were acknowledged, and there are {}; {said}", added.len());
         total += acknowledged;
-        assert!(!said.contains("ERROR") && !said.contains("WARN"), "{case}: {said}");
+        assert!(!said.contains("ERROR"), "{case}: {said}");
         if is_large {
             assert!(said.contains(WRITTEN_ANEW), "{case}: {said}");
             again += 1;

@@ -65,7 +65,7 @@ pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handov
     let descriptors = raise_descriptor_limit();
     let home = Home::new(config.home.clone());
     // The home before the ports: who starts twice should read who has the home, not that a port is taken.
-    let _lock = HomeLock::take(&home)?;
+    let lock = HomeLock::take(&home)?;
     // What a killed service left there must not be taken for us.
     let _ = std::fs::remove_file(home.addresses());
     let sockets = inherited.map_or_else(|| Sockets::bind(&config), Ok)?;
@@ -76,7 +76,9 @@ pub fn run(sources: Sources, inherited: Option<Sockets>, handover: Option<Handov
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let service = Service { home, log, sources: Arc::new(sources), handover };
     let ending = runtime.block_on(service.serve(config, sockets, descriptors));
-    // Reading back a large file is not waited for: it changes nothing.
+    // Reading back a large file is not waited for: it changes nothing. A database that is being written anew may be put in its
+    // place until the process ends, and nobody else may have the home before that.
+    std::mem::forget(lock);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match ending? {
         Ending::Stop => Ok(()),
