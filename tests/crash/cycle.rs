@@ -34,9 +34,8 @@ const CYCLES_OF_A_HOME: u64 = 40;
 /// Snapshots that stay in the home.
 const SNAPSHOTS_KEPT: usize = 2;
 const FINDINGS_MAX: usize = 5;
-/// Garbage is collected in most lives, and databases that are mostly dead are written anew while actors go on.
+/// Garbage is collected in most lives.
 const COLLECTING: [&str; 2] = ["--gc-initial-delay=30ms", "--gc-meta-interval=1s"];
-const WRITTEN_ANEW: &str = "wrote the database anew";
 
 /// What is counted.
 #[derive(Debug, Default)]
@@ -54,8 +53,6 @@ pub struct Summary {
     pub snapshots: u64,
     pub pieces_compared: u64,
     pub checks: u64,
-    /// Databases that were written anew under their service.
-    pub rewritten: u64,
     pub findings: Vec<String>,
 }
 
@@ -169,7 +166,6 @@ impl Play {
                 let life = Duration::from_millis(self.random.u64(..MOMENT_MAX_MS));
                 let life = if at_a_step { LIFE_MAX } else { life };
                 self.load(addresses, life * longer, summary).await?;
-                summary.rewritten += u64::from(self.stage.said().contains(WRITTEN_ANEW));
                 self.silence()?;
             }
         }
