@@ -288,6 +288,11 @@ impl Inner {
         self.coming_bytes = 0;
     }
 
+    /// Takes back what has room to be on the disk and is not being written: it is looked for again.
+    pub fn take_back_room(&mut self) {
+        self.coming_bytes = self.coming_bytes.min(self.writing_bytes);
+    }
+
     /// Whether it is known how much it will hold.
     pub fn is_measured(&self) -> bool {
         self.swarm.status().length.is_some() && !self.outgrows_disk

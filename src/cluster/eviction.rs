@@ -155,6 +155,9 @@ impl Cluster {
         let mut collected = Collected::default();
         // Where the disk does not tell, room is no reason.
         let verdicts = retention::plan(&rules, free_bytes.unwrap_or(u64::MAX), self.cached_files().await);
+        if free_bytes.is_some_and(|free| free <= bytes_kept_free(&rules)) {
+            self.take_back_room(&verdicts);
+        }
         for verdict in verdicts {
             let Fate::Goes(reason) = verdict.fate else { continue };
             if self.stopping.is_cancelled() {
@@ -170,6 +173,16 @@ impl Cluster {
             tracing::info!(expired, evicted, bytes, free_bytes, "cached files went");
         }
         Ok(collected)
+    }
+
+    /// Takes back what files that nobody knows to end were granted and have not written, so that they look at the disk again
+    /// before they write more: what was free then is not now.
+    fn take_back_room(&self, verdicts: &[Verdict]) {
+        for Verdict { cached, .. } in verdicts.iter().filter(|verdict| verdict.cached.unmeasured_bytes.is_some()) {
+            if let Ok(cell) = self.cell(&cached.task) {
+                cell.lock().take_back_room();
+            }
+        }
     }
 
     /// Makes files go so that one of so many bytes fits under the quota. Until what is returned is dropped, nobody else
@@ -242,7 +255,7 @@ impl Cluster {
             return Ok(());
         }
         let Some(free) = self.free_bytes().await else { return Ok(()) };
-        let kept = self.retention_rules().hardly_any_bytes().max(DATABASE_ROOM_BYTES);
+        let kept = bytes_kept_free(&self.retention_rules());
         let granted = retention::granted_bytes(&self.cached_files().await);
         let fits = more.saturating_add(kept).saturating_add(granted) < free;
         if fits { Ok(()) } else { Err(LedgerError::NoRoomToGrow { announced, held, free, kept, granted }) }
@@ -308,6 +321,11 @@ impl Cluster {
         let files = verdicts.into_iter().filter_map(file).collect();
         CacheView { rules, stored_bytes, bytes, free_bytes, silent_clients: self.silent_clients(), files }
     }
+}
+
+/// What files that nobody knows to end leave free on the disk.
+fn bytes_kept_free(rules: &Rules) -> u64 {
+    rules.hardly_any_bytes().max(DATABASE_ROOM_BYTES)
 }
 
 fn shown(cell: &Arc<Cell>, verdict: Verdict) -> CachedFile {

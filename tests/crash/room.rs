@@ -44,8 +44,10 @@ const TOO_MUCH: Told = Told {
     pieces: 1,
     piece_bytes: 15 * MIB,
 };
-/// What may come before the disk is looked at again, and what is in buffers and on its way by then. Bytes.
-const STEP_MAX_BYTES: u64 = (16 + 6) * MIB;
+/// What is in buffers and on its way when a download ends. Bytes.
+const BUFFERED_MAX_BYTES: u64 = 6 * MIB;
+/// With that, what may come before the disk is looked at again. Bytes.
+const STEP_MAX_BYTES: u64 = 16 * MIB + BUFFERED_MAX_BYTES;
 /// More than that: what clients were told of its pieces stays true. Bytes.
 const FINITE_BYTES: usize = 48 * 1024 * 1024;
 /// What clients are told of a source that tells none.
@@ -339,6 +341,13 @@ async fn meets_the_threshold(stage: &mut Stage, endless: &Endless, why: &str) ->
     addresses
 }
 
+/// What downloads under way may yet add to what is stored.
+async fn coming_bytes(addresses: Addresses) -> u64 {
+    let response = exchange::call(addresses.api, get("/api/v1/cache")).await.unwrap_or_else(|error| panic!("{error}"));
+    let cache: Value = serde_json::from_slice(&response.body).expect("the repository in JSON");
+    cache["comingBytes"].as_u64().expect("a number")
+}
+
 /// A round of garbage collection, or what it would do.
 async fn collected(stage: &Stage, arguments: &[&str]) -> String {
     let output = stage.run("gc", arguments).await;
@@ -388,6 +397,38 @@ async fn what_files_without_end_were_granted_is_not_granted_to_another() {
     for task in &tasks {
         assert!(file_of(&stage, task).exists(), "one went that takes nothing more");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_files_without_end_have_not_written_is_taken_back_where_the_disk_is_at_its_threshold() {
+    let (mut stage, endless) = (Stage::new(false), Endless::start(NOTHING).await);
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    // What is left of a step when a source waits is chance; of several, something is.
+    let mut tasks = Vec::new();
+    for number in 0..3 {
+        tasks.push(begun(addresses, &format!("{}/{number}", endless.url()), NOTHING).await);
+    }
+    let granted_bytes = coming_bytes(addresses).await;
+
+    stage.faults.leave_free(Some(100 * MIB));
+    collected(&stage, &[]).await;
+    let left_bytes = coming_bytes(addresses).await;
+    assert!(left_bytes < granted_bytes, "{left_bytes} of {granted_bytes} are left to them");
+
+    endless.source.go_on();
+    for task in &tasks {
+        let answer = eventually("its client is told", async || {
+            Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
+        })
+        .await;
+        assert!(answer.msg.contains(NO_LENGTH), "{answer}");
+        assert!(!file_of(&stage, task).exists(), "its file is left");
+    }
+    let sent = endless.source.sent_at_rest().await;
+    assert!(sent.body_bytes <= 3 * (WAITS_AFTER_BYTES as u64 + BUFFERED_MAX_BYTES), "{sent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
