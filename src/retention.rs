@@ -83,8 +83,8 @@ pub struct Cached {
     pub stored_bytes: u64,
     /// All that it will hold once it is whole.
     pub bytes: u64,
-    /// What is written, recorded or not, of one that is being fetched and of which nobody knows how long it will be, nor
-    /// whether it ends; `None` of any other.
+    /// What is written, recorded or not, of one that is being fetched and of which nobody knows whether it ends: its source
+    /// told no length, or more than the disk can hold; `None` of any other.
     pub unmeasured_bytes: Option<u64>,
     /// How long ago it was last used, or the service started: that nobody came while it was down says nothing.
     pub unused: Duration,
@@ -117,7 +117,7 @@ impl Cached {
         self.idle.as_secs().checked_ilog2()
     }
 
-    /// What it was granted and has not written, where nobody knows how long it will be.
+    /// What it was granted and has not written, where nobody knows whether it ends.
     fn granted_bytes(&self) -> u64 {
         self.unmeasured_bytes.map_or(0, |written| self.bytes.saturating_sub(written))
     }
@@ -151,7 +151,7 @@ pub enum Stay {
     InUse(Use),
     /// The disk has little room, and this one was used a moment ago.
     JustUsed,
-    /// The disk has little room, but that is taken by files of unknown length, which may be given up.
+    /// The disk has little room, but that is taken by files that nobody knows to end, which may be given up.
     TakenForNow,
     /// The disk has little room, and others go before it in this round.
     LaterRound,
@@ -251,7 +251,7 @@ pub fn make_room(rules: &Rules, needed: u64, mut cached: Vec<Cached>) -> Result<
     if fits { Ok(going) } else { Err(NoRoom { needed, quota, in_use: space.used_bytes }) }
 }
 
-/// What files of unknown length were granted and have not written yet: it is free, and nobody else's.
+/// What files that nobody knows to end were granted and have not written yet: it is free, and nobody else's.
 pub fn granted_bytes(cached: &[Cached]) -> u64 {
     cached.iter().map(Cached::granted_bytes).fold(0, u64::saturating_add)
 }
@@ -296,7 +296,7 @@ impl Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shortage {
     None,
-    /// Little, which would be enough without files of unknown length. For one that may not end, nothing else goes.
+    /// Little, which would be enough without files that nobody knows to end. For one that may not, nothing else goes.
     ForNow,
     Little,
     HardlyAny,

@@ -45,11 +45,21 @@ pub enum LedgerError {
     #[error("the supernode has no room for this file: {needed} bytes are missing of it, and its disk has {free} bytes left")]
     DiskFull { needed: u64, free: u64 },
     #[error(
-        "the supernode has no room for this file: its source does not tell its length, {held} bytes of it are here, and its disk \
+        "the supernode has no room for this file: its source {}, {held} bytes of it are here, and its disk \
          has {free} bytes left, where {kept} are to stay free (fullGCThreshold, 16 MiB at least) and {granted} are for others of \
-         that kind; make room there, lower the threshold, or have the source tell the length"
+         that kind; make room there, lower the threshold, or have the source tell the {}length",
+        what_was_told(*.announced),
+        if .announced.is_some() { "right " } else { "" }
     )]
-    NoRoomToGrow { held: u64, free: u64, kept: u64, granted: u64 },
+    NoRoomToGrow { announced: Option<u64>, held: u64, free: u64, kept: u64, granted: u64 },
     #[error("files that clients fetch at their sources have {held} pieces together, and {more} more are too many at once")]
     TooManyPieces { held: u64, more: u32 },
+}
+
+/// What a source said of its length that nobody can count on.
+fn what_was_told(announced: Option<u64>) -> String {
+    match announced {
+        None => "does not tell its length".to_owned(),
+        Some(bytes) => format!("announced {bytes} bytes, which the disk cannot hold"),
+    }
 }

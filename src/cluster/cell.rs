@@ -102,8 +102,10 @@ pub struct Inner {
     pub looking: HashSet<PieceNumber>,
     /// How often each client was told to ask again while the source was slow.
     pub put_off: HashMap<ClientId, u8>,
-    /// Of a source of unknown length, what has room to be on the disk beyond what is stored; and how much of that is being
-    /// written. Bytes.
+    /// Its source announced more than the disk could hold even if everything unused went: nobody knows whether it ends.
+    pub outgrows_disk: bool,
+    /// Of a source that nobody knows to end, what has room to be on the disk beyond what is stored; and how much of that is
+    /// being written. Bytes.
     pub coming_bytes: u64,
     pub writing_bytes: u64,
     /// This process has begun to fetch it.
@@ -141,6 +143,7 @@ impl Cell {
             stored,
             looking: HashSet::new(),
             put_off: HashMap::new(),
+            outgrows_disk: false,
             coming_bytes: 0,
             writing_bytes: 0,
             fetched_here: false,
@@ -267,6 +270,8 @@ impl Inner {
         let Fetching::Idle { failed } = &self.fetching else { return None };
         let failures = failed.as_ref().map_or(0, |failed| failed.failures);
         self.fetching = Fetching::Underway { failures, asked: Asked::with(&self.spec) };
+        // What goes on with a length that is known is refused where the disk cannot hold it.
+        self.outgrows_disk = false;
         self.nothing_is_coming();
         Some(self.spec.clone())
     }
@@ -281,6 +286,16 @@ impl Inner {
     pub const fn nothing_is_coming(&mut self) {
         self.writing_bytes = 0;
         self.coming_bytes = 0;
+    }
+
+    /// Takes back what has room to be on the disk and is not being written: it is looked for again.
+    pub fn take_back_room(&mut self) {
+        self.coming_bytes = self.coming_bytes.min(self.writing_bytes);
+    }
+
+    /// Whether it is known how much it will hold.
+    pub fn is_measured(&self) -> bool {
+        self.swarm.status().length.is_some() && !self.outgrows_disk
     }
 
     /// Notes that a download has failed, and that the task stays.
@@ -336,16 +351,18 @@ impl Inner {
         let stored_bytes = self.swarm.stored_bytes();
         let is_kept = status.pattern == CdnPattern::Local;
         let coming = is_kept && matches!(self.fetching, Fetching::Underway { .. });
+        let measured = self.is_measured();
         let unused = now.since(self.used);
         Cached {
             task: self.task,
             stored_bytes,
             bytes: if coming {
-                status.file_length().unwrap_or_default().max(stored_bytes + self.coming_bytes)
+                let length = status.file_length().filter(|_| measured);
+                length.unwrap_or_default().max(stored_bytes + self.coming_bytes)
             } else {
                 stored_bytes
             },
-            unmeasured_bytes: (coming && status.length.is_none()).then_some(stored_bytes + self.writing_bytes),
+            unmeasured_bytes: (coming && !measured).then_some(stored_bytes + self.writing_bytes),
             unused,
             idle: unused.saturating_add(self.idle_before),
             in_use: self.must_stay(now),

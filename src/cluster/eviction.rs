@@ -75,7 +75,8 @@ impl CachedFile {
                 format!("the disk has little room, but it was used only {} ago", rounded(cached.unused))
             }
             Fate::Stays(Stay::TakenForNow) => {
-                "the disk has little room only because of files that are being fetched, of which nobody knows whether they end"
+                "the disk has little room only because of files that are being fetched, of which nobody knows whether they end: \
+                 their sources tell no length, or more than the disk can hold"
                     .to_owned()
             }
             Fate::Stays(Stay::LaterRound) => {
@@ -154,6 +155,9 @@ impl Cluster {
         let mut collected = Collected::default();
         // Where the disk does not tell, room is no reason.
         let verdicts = retention::plan(&rules, free_bytes.unwrap_or(u64::MAX), self.cached_files().await);
+        if free_bytes.is_some_and(|free| free <= bytes_kept_free(&rules)) {
+            self.take_back_room(&verdicts);
+        }
         for verdict in verdicts {
             let Fate::Goes(reason) = verdict.fate else { continue };
             if self.stopping.is_cancelled() {
@@ -169,6 +173,16 @@ impl Cluster {
             tracing::info!(expired, evicted, bytes, free_bytes, "cached files went");
         }
         Ok(collected)
+    }
+
+    /// Takes back what files that nobody knows to end were granted and have not written, so that they look at the disk again
+    /// before they write more: what was free then is not now.
+    fn take_back_room(&self, verdicts: &[Verdict]) {
+        for Verdict { cached, .. } in verdicts.iter().filter(|verdict| verdict.cached.unmeasured_bytes.is_some()) {
+            if let Ok(cell) = self.cell(&cached.task) {
+                cell.lock().take_back_room();
+            }
+        }
     }
 
     /// Makes files go so that one of so many bytes fits under the quota. Until what is returned is dropped, nobody else
@@ -219,26 +233,32 @@ impl Cluster {
         if wanted <= free.saturating_add(unused) { Ok(()) } else { Err(LedgerError::DiskFull { needed, free }) }
     }
 
-    /// Room for so many bytes more of a file of unknown length that holds so many already. The disk comes first: nothing goes
-    /// for a file that ends there. Until what is returned is dropped, nobody else takes that room.
-    pub(super) async fn make_room_to_grow(self: &Arc<Self>, held: u64, more: u64) -> Result<SemaphorePermit<'_>, LedgerError> {
+    /// Room for so many bytes more of a file that nobody knows to end, whatever was announced, and that holds so many already.
+    /// The disk comes first: nothing goes for a file that ends there. Until what is returned is dropped, nobody else takes
+    /// that room.
+    pub(super) async fn make_room_to_grow(
+        self: &Arc<Self>,
+        announced: Option<u64>,
+        held: u64,
+        more: u64,
+    ) -> Result<SemaphorePermit<'_>, LedgerError> {
         let turn = self.room.acquire().await.map_err(|_| LedgerError::Stopping)?;
-        self.check_room_to_grow(held, more).await?;
+        self.check_room_to_grow(announced, held, more).await?;
         self.make_room_in_turn(more).await?;
         Ok(turn)
     }
 
-    /// Whether the disk has room for so many bytes more of a file of unknown length that holds so many already. It may have no
-    /// end, so nothing goes for it: it gets what is free without that, and leaves what keeps everything unused from going.
-    async fn check_room_to_grow(&self, held: u64, more: u64) -> Result<(), LedgerError> {
+    /// Whether the disk has room for so many bytes more of such a file. It may have no end, so nothing goes for it: it gets
+    /// what is free without that, and leaves what keeps everything unused from going.
+    async fn check_room_to_grow(&self, announced: Option<u64>, held: u64, more: u64) -> Result<(), LedgerError> {
         if held.saturating_add(more) < LOOKED_FOR_FROM_BYTES {
             return Ok(());
         }
         let Some(free) = self.free_bytes().await else { return Ok(()) };
-        let kept = self.retention_rules().hardly_any_bytes().max(DATABASE_ROOM_BYTES);
+        let kept = bytes_kept_free(&self.retention_rules());
         let granted = retention::granted_bytes(&self.cached_files().await);
         let fits = more.saturating_add(kept).saturating_add(granted) < free;
-        if fits { Ok(()) } else { Err(LedgerError::NoRoomToGrow { held, free, kept, granted }) }
+        if fits { Ok(()) } else { Err(LedgerError::NoRoomToGrow { announced, held, free, kept, granted }) }
     }
 
     /// Makes a file go, with its task, if nobody has come to use it. Tells whether it did.
@@ -301,6 +321,11 @@ impl Cluster {
         let files = verdicts.into_iter().filter_map(file).collect();
         CacheView { rules, stored_bytes, bytes, free_bytes, silent_clients: self.silent_clients(), files }
     }
+}
+
+/// What files that nobody knows to end leave free on the disk.
+fn bytes_kept_free(rules: &Rules) -> u64 {
+    rules.hardly_any_bytes().max(DATABASE_ROOM_BYTES)
 }
 
 fn shown(cell: &Arc<Cell>, verdict: Verdict) -> CachedFile {

@@ -15,7 +15,7 @@ use crate::pieces::Slot;
 use crate::store::{Room, Ticket};
 use crate::swarm::{Effects, Event};
 
-/// Room that is looked for at once, beyond what is needed, for a file of unknown length. Bytes.
+/// Room that is looked for at once, beyond what is needed, for a file that nobody knows to end. Bytes.
 const ROOM_AHEAD_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Takes what the worker finds out into a task's swarm.
@@ -32,9 +32,7 @@ impl<'a> CellLedger<'a> {
     /// Room for a file of this length, held until it counts: two that fit one by one may not fit together. And room for a
     /// change of the database.
     async fn room_for(&self, length: Option<u64>) -> Result<(Option<SemaphorePermit<'a>>, Room), LedgerError> {
-        let size = PieceSize::for_length(length);
-        let needed = length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?)));
-        let turn = self.cluster.make_room(needed.unwrap_or_default()).await?;
+        let turn = self.cluster.make_room(cached_bytes(length)).await?;
         Ok((turn, self.cluster.committer.room().await.map_err(|_| LedgerError::Stopping)?))
     }
 
@@ -81,6 +79,12 @@ impl<'a> CellLedger<'a> {
     }
 }
 
+/// What a source of this length takes on the disk, as far as that is known.
+fn cached_bytes(length: Option<u64>) -> u64 {
+    let size = PieceSize::for_length(length);
+    length.and_then(|length| Some(size.cached_length(length, size.piece_count(length)?))).unwrap_or_default()
+}
+
 async fn durable(ticket: Ticket) -> Result<(), LedgerError> {
     ticket.durable().await.map_err(|_| LedgerError::Stopping)
 }
@@ -91,10 +95,13 @@ impl Ledger for CellLedger<'_> {
     }
 
     async fn answered(&self, length: Option<u64>, validators: Validators) -> Result<PieceSize, LedgerError> {
+        // It is taken all the same: what is announced need not come, and until it does there may be room.
+        let outgrows_disk = self.cluster.check_room_on_disk(cached_bytes(length)).await.is_err();
         let (turn, room) = self.room_for(length).await?;
         let mut effects = Effects::default();
         let (piece_size, ticket) = {
             let mut inner = self.live()?;
+            inner.outgrows_disk = outgrows_disk;
             let piece_size = self.take_answer(&mut inner, length, validators, &mut effects)?;
             (piece_size, inner.submit(room, &mut effects))
         };
@@ -130,10 +137,10 @@ impl Ledger for CellLedger<'_> {
 
     async fn storing(&self, bytes: usize) -> Result<(), LedgerError> {
         let bytes = bytes as u64;
-        // A file of unknown length counts as it is written, and a little before; any other counts as a whole.
-        let (held, ahead) = {
+        // A file that nobody knows to end counts as it is written, and a little before; any other counts as a whole.
+        let (announced, held, ahead) = {
             let mut inner = self.cell.lock();
-            if inner.swarm.status().length.is_some() {
+            if inner.is_measured() {
                 return Ok(());
             }
             let stored = inner.swarm.stored_bytes();
@@ -143,11 +150,11 @@ impl Ledger for CellLedger<'_> {
                 return Ok(());
             }
             // Room is looked for among all files: the larger this one has become, the less often.
-            (held, stored.clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes)))
+            (inner.swarm.status().length, held, stored.clamp(bytes, ROOM_AHEAD_MAX_BYTES.max(bytes)))
         };
-        let (_turn, room) = match self.cluster.make_room_to_grow(held, ahead).await {
+        let (_turn, room) = match self.cluster.make_room_to_grow(announced, held, ahead).await {
             Ok(turn) => (turn, ahead),
-            Err(_) => (self.cluster.make_room_to_grow(held, bytes).await?, bytes),
+            Err(_) => (self.cluster.make_room_to_grow(announced, held, bytes).await?, bytes),
         };
         self.cell.lock().coming_bytes += room;
         Ok(())

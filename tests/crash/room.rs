@@ -33,14 +33,25 @@ const THRESHOLDS: [&str; 4] = ["--young-gc-threshold", "1000M", "--full-gc-thres
 const ROOM_BYTES: u64 = 1100 * MIB;
 /// No room for another part of 512 KiB above that.
 const ENDS_AT_BYTES: u64 = 100 * MIB + MIB / 4;
-/// What comes of a file without end before it waits, and what is stored of that: slots of 4 MiB, of which the last is open.
+/// What comes of a file without end before it waits.
 const WAITS_AFTER_BYTES: usize = 22 * 1024 * 1024;
-const STORED_PIECES: u64 = 5;
-const STORED_BYTES: u64 = STORED_PIECES * 4 * MIB;
-/// What may come before the disk is looked at again, and what is in buffers and on its way by then. Bytes.
-const STEP_MAX_BYTES: u64 = (16 + 6) * MIB;
+/// What a source tells that tells no length, and what is stored of it then: slots of 4 MiB, of which the last is open.
+const NOTHING: Told = Told { head: "HTTP/1.0 200 OK\r\n\r\n", length: -1, pieces: 5, piece_bytes: 4 * MIB };
+/// The same of one that announces more than any disk of these tests has.
+const TOO_MUCH: Told = Told {
+    head: "HTTP/1.1 200 OK\r\nContent-Length: 10000000000000\r\n\r\n",
+    length: 10_000_000_000_000,
+    pieces: 1,
+    piece_bytes: 15 * MIB,
+};
+/// What is in buffers and on its way when a download ends. Bytes.
+const BUFFERED_MAX_BYTES: u64 = 6 * MIB;
+/// With that, what may come before the disk is looked at again. Bytes.
+const STEP_MAX_BYTES: u64 = 16 * MIB + BUFFERED_MAX_BYTES;
 /// More than that: what clients were told of its pieces stays true. Bytes.
 const FINITE_BYTES: usize = 48 * 1024 * 1024;
+/// What clients are told of a source that tells none.
+const NO_LENGTH: &str = "its source does not tell its length";
 const OK: i64 = 200;
 const SOURCE_FAIL: i64 = 604;
 
@@ -211,25 +222,36 @@ async fn a_database_without_room_is_given_that_of_files_that_can_be_fetched_agai
     assert!(downloaded.unwrap_or_else(|surprise| panic!("{surprise}")).content == content, "it is fetched again");
 }
 
-/// A source that tells no length, always with the same bytes: without end, until that is told; then of
-/// [`FINITE_BYTES`].
-struct Unmeasured {
+/// What a source says before its body, and what comes of that.
+#[derive(Clone, Copy)]
+struct Told {
+    head: &'static str,
+    /// As clients are told it.
+    length: i64,
+    /// What is stored when it waits.
+    pieces: u64,
+    piece_bytes: u64,
+}
+
+/// A source that always sends the same bytes: without end, until that is told; then of [`FINITE_BYTES`].
+struct Endless {
+    told: Told,
     source: Scripted,
     ends: Arc<AtomicBool>,
 }
 
-impl Unmeasured {
-    async fn start() -> Self {
+impl Endless {
+    async fn start(told: Told) -> Self {
         let ends = Arc::new(AtomicBool::new(false));
         let ending = ends.clone();
         let script = move |_: &_| {
-            let head = Act::say("HTTP/1.0 200 OK\r\n\r\n");
+            let head = Act::say(told.head);
             if ending.load(Ordering::Relaxed) {
                 return vec![head, Act::Send(sevens(FINITE_BYTES)), Act::Close];
             }
             vec![head, Act::Send(sevens(WAITS_AFTER_BYTES)), Act::Wait, Act::SendForever(sevens(64 * 1024))]
         };
-        Self { source: Scripted::start(Arc::new(script), Ipv4Addr::LOCALHOST.into(), None, None).await, ends }
+        Self { told, source: Scripted::start(Arc::new(script), Ipv4Addr::LOCALHOST.into(), None, None).await, ends }
     }
 
     fn url(&self) -> String {
@@ -246,27 +268,27 @@ fn sevens(length: usize) -> Bytes {
 }
 
 /// Somebody registers for it, and all is stored that comes before it waits.
-async fn begun(addresses: Addresses, url: &str) -> String {
+async fn begun(addresses: Addresses, url: &str, told: Told) -> String {
     let registered = register(addresses, url, "first").await;
-    assert_eq!((registered.code, registered.data["fileLength"].as_i64()), (OK, Some(-1)), "{registered}");
+    assert_eq!((registered.code, registered.data["fileLength"].as_i64()), (OK, Some(told.length)), "{registered}");
     let task = registered.data["taskId"].as_str().expect("a task id").to_owned();
     eventually("it waits", async || {
         let response = exchange::call(addresses.api, get(&format!("/tasks/{task}"))).await.ok()?;
         let known: Value = serde_json::from_slice(&response.body).ok()?;
-        (known["piecesStored"] == STORED_PIECES).then_some(())
+        (known["piecesStored"] == told.pieces).then_some(())
     })
     .await;
     task
 }
 
-/// Its clients are told that the disk has no room for it, and its file goes.
-async fn is_given_up(stage: &Stage, addresses: Addresses, task: &str) {
+/// Its clients are told that the disk has no room for it, and why, and its file goes.
+async fn is_given_up(stage: &Stage, addresses: Addresses, task: &str, why: &str) {
     let answer = eventually("its client is told", async || {
         Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
     })
     .await;
     let sentence = format!("{ENDS_AT_BYTES} bytes left, where {} are to stay free (fullGCThreshold", 100 * MIB);
-    for part in ["its source does not tell its length", "bytes of it are here", &sentence, "lower the threshold"] {
+    for part in [why, "bytes of it are here", &sentence, "lower the threshold"] {
         assert!(answer.msg.contains(part), "{part:?} is not in {answer}");
     }
     assert!(!file_of(stage, task).exists(), "its file is left");
@@ -283,6 +305,49 @@ async fn is_downloaded_whole(addresses: Addresses, url: &str) {
     assert!(downloaded.content == sevens(FINITE_BYTES), "the file came with other bytes");
 }
 
+/// Such a file begins on a disk with room for it, and meets its threshold. Tells where the service is.
+async fn meets_the_threshold(stage: &mut Stage, endless: &Endless, why: &str) -> Addresses {
+    let origin = Origin::start().await;
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    let content = random_content(FILE_BYTES);
+    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
+    let unused = client.download(addresses.api, &Wanted::url(&origin.put("unused", File::new(content.clone())))).await;
+    let unused = unused.unwrap_or_else(|surprise| panic!("{surprise}")).task;
+    let task = begun(addresses, &endless.url(), endless.told).await;
+
+    let young_bytes = 1000 * MIB;
+    stage.faults.leave_free(Some(young_bytes - endless.told.pieces * endless.told.piece_bytes));
+    let stays = "the disk has little room only because of files that are being fetched";
+    eventually("nobody used the other for long enough", async || {
+        collected(stage, &["--dry-run"]).await.contains(stays).then_some(())
+    })
+    .await;
+    collected(stage, &[]).await;
+    assert!(file_of(stage, &unused).exists(), "it went for a file without end");
+
+    stage.faults.leave_free(Some(ENDS_AT_BYTES));
+    endless.source.go_on();
+    is_given_up(stage, addresses, &task, why).await;
+    let sent = endless.source.sent_at_rest().await;
+    assert!(sent.body_bytes <= WAITS_AFTER_BYTES as u64 + STEP_MAX_BYTES, "{sent:?}");
+    // What its file held is free again.
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    collected(stage, &[]).await;
+    assert!(file_of(stage, &unused).exists(), "it went for a file without end");
+    assert!(is_served(addresses, &unused, 0, &content).await, "it is served on");
+    addresses
+}
+
+/// What downloads under way may yet add to what is stored.
+async fn coming_bytes(addresses: Addresses) -> u64 {
+    let response = exchange::call(addresses.api, get("/api/v1/cache")).await.unwrap_or_else(|error| panic!("{error}"));
+    let cache: Value = serde_json::from_slice(&response.body).expect("the repository in JSON");
+    cache["comingBytes"].as_u64().expect("a number")
+}
+
 /// A round of garbage collection, or what it would do.
 async fn collected(stage: &Stage, arguments: &[&str]) -> String {
     let output = stage.run("gc", arguments).await;
@@ -293,45 +358,22 @@ async fn collected(stage: &Stage, arguments: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_end_takes_what_the_disk_has_to_spare_and_nothing_goes_for_it() {
-    let (mut stage, origin, endless) = (Stage::new(false), Origin::start().await, Unmeasured::start().await);
-    stage.faults.leave_free(Some(ROOM_BYTES));
-    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
-        panic!("it serves")
-    };
-    let content = random_content(FILE_BYTES);
-    let client = Arc::new(Client::start(&Release::GO_1_0_6).await);
-    let unused = client.download(addresses.api, &Wanted::url(&origin.put("unused", File::new(content.clone())))).await;
-    let unused = unused.unwrap_or_else(|surprise| panic!("{surprise}")).task;
-    let task = begun(addresses, &endless.url()).await;
-
-    let young_bytes = 1000 * MIB;
-    stage.faults.leave_free(Some(young_bytes - STORED_BYTES));
-    let why = "the disk has little room only because of files that are being fetched";
-    eventually("nobody used the other for long enough", async || {
-        collected(&stage, &["--dry-run"]).await.contains(why).then_some(())
-    })
-    .await;
-    collected(&stage, &[]).await;
-    assert!(file_of(&stage, &unused).exists(), "it went for a file without end");
-
-    stage.faults.leave_free(Some(ENDS_AT_BYTES));
-    endless.source.go_on();
-    is_given_up(&stage, addresses, &task).await;
-    let sent = endless.source.sent_at_rest().await;
-    assert!(sent.body_bytes <= WAITS_AFTER_BYTES as u64 + STEP_MAX_BYTES, "{sent:?}");
-    // What its file held is free again.
-    stage.faults.leave_free(Some(ROOM_BYTES));
-    collected(&stage, &[]).await;
-    assert!(file_of(&stage, &unused).exists(), "it went for a file without end");
-    assert!(is_served(addresses, &unused, 0, &content).await, "it is served on");
-
+    let (mut stage, endless) = (Stage::new(false), Endless::start(NOTHING).await);
+    let addresses = meets_the_threshold(&mut stage, &endless, NO_LENGTH).await;
     endless.ends_from_now_on();
     is_downloaded_whole(addresses, &endless.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_announced_larger_than_the_disk_takes_no_more_than_one_without_end() {
+    let (mut stage, endless) = (Stage::new(false), Endless::start(TOO_MUCH).await);
+    let why = "its source announced 10000000000000 bytes, which the disk cannot hold";
+    meets_the_threshold(&mut stage, &endless, why).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_files_without_end_were_granted_is_not_granted_to_another() {
-    let (mut stage, endless, another) = (Stage::new(false), Unmeasured::start().await, Unmeasured::start().await);
+    let (mut stage, endless, another) = (Stage::new(false), Endless::start(NOTHING).await, Endless::start(NOTHING).await);
     stage.faults.leave_free(Some(ROOM_BYTES));
     let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
         panic!("it serves")
@@ -340,7 +382,7 @@ async fn what_files_without_end_were_granted_is_not_granted_to_another() {
     let urls: Vec<String> = (0..3).map(|number| format!("{}/{number}", endless.url())).collect();
     let mut tasks = Vec::new();
     for url in &urls {
-        tasks.push(begun(addresses, url).await);
+        tasks.push(begun(addresses, url, NOTHING).await);
     }
 
     // A part more would fit, if nothing of this were theirs.
@@ -358,19 +400,51 @@ async fn what_files_without_end_were_granted_is_not_granted_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_files_without_end_have_not_written_is_taken_back_where_the_disk_is_at_its_threshold() {
+    let (mut stage, endless) = (Stage::new(false), Endless::start(NOTHING).await);
+    stage.faults.leave_free(Some(ROOM_BYTES));
+    let Started::Serving(addresses) = stage.start_with(&[&ROUNDS[..], &THRESHOLDS[..]].concat()).await else {
+        panic!("it serves")
+    };
+    // What is left of a step when a source waits is chance; of several, something is.
+    let mut tasks = Vec::new();
+    for number in 0..3 {
+        tasks.push(begun(addresses, &format!("{}/{number}", endless.url()), NOTHING).await);
+    }
+    let granted_bytes = coming_bytes(addresses).await;
+
+    stage.faults.leave_free(Some(100 * MIB));
+    collected(&stage, &[]).await;
+    let left_bytes = coming_bytes(addresses).await;
+    assert!(left_bytes < granted_bytes, "{left_bytes} of {granted_bytes} are left to them");
+
+    endless.source.go_on();
+    for task in &tasks {
+        let answer = eventually("its client is told", async || {
+            Some(told(addresses, task, "first").await).filter(|answer| answer.code == SOURCE_FAIL)
+        })
+        .await;
+        assert!(answer.msg.contains(NO_LENGTH), "{answer}");
+        assert!(!file_of(&stage, task).exists(), "its file is left");
+    }
+    let sent = endless.source.sent_at_rest().await;
+    assert!(sent.body_bytes <= 3 * (WAITS_AFTER_BYTES as u64 + BUFFERED_MAX_BYTES), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_end_that_a_restart_interrupts_ends_there_as_well() {
-    let (mut stage, endless) = (Stage::new(false), Unmeasured::start().await);
+    let (mut stage, endless) = (Stage::new(false), Endless::start(NOTHING).await);
     let arguments = [&ROUNDS[..], &THRESHOLDS[..]].concat();
     stage.faults.leave_free(Some(ROOM_BYTES));
     let Started::Serving(addresses) = stage.start_with(&arguments).await else { panic!("it serves") };
-    let task = begun(addresses, &endless.url()).await;
+    let task = begun(addresses, &endless.url(), NOTHING).await;
     stage.kill();
     assert!(file_of(&stage, &task).exists(), "what is stored is there");
 
     stage.faults.leave_free(Some(ENDS_AT_BYTES));
     let Started::Serving(addresses) = stage.start_with(&arguments).await else { panic!("it serves") };
     endless.source.go_on();
-    is_given_up(&stage, addresses, &task).await;
+    is_given_up(&stage, addresses, &task, NO_LENGTH).await;
 
     stage.faults.leave_free(Some(ROOM_BYTES));
     endless.ends_from_now_on();

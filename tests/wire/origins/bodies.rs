@@ -55,7 +55,7 @@ fn lengths() -> Vec<Case> {
 fn endless() -> Vec<Case> {
     let content = Bytes::from(vec![7; QUOTA_BYTES]);
     let chunk = Bytes::from(vec![7; CHUNK_BYTES]);
-    let (endless, on_full_disk) = (chunk.clone(), chunk.clone());
+    let (endless, on_full_disk, announced) = (chunk.clone(), chunk.clone(), chunk.clone());
     let framed = chunked(&chunk, "");
     let announcing = |what: &str, bytes: u64| {
         let chunk = chunk.clone();
@@ -68,6 +68,13 @@ fn endless() -> Vec<Case> {
     vec![
         case("sends without end and without a length, with fullGCThreshold above what the disk has free", move |_| {
             [answer("HTTP/1.0 200 OK\r\n", Bytes::new()), vec![Act::SendForever(on_full_disk.clone())]].concat()
+        })
+        .of(content.clone())
+        .under(FULL)
+        .sending_at_most(2.0),
+        case("announces 15 TB and sends without end, with fullGCThreshold above what the disk has free", move |_| {
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 15000000000000\r\n\r\n";
+            vec![Act::say(head), Act::SendForever(announced.clone())]
         })
         .of(content.clone())
         .under(FULL)
