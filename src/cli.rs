@@ -53,7 +53,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Bring a stopped home to this program's schema, as its first start would; takes a snapshot before.
     Migrate(MigrateArgs),
-    /// Collect garbage in a running service now, and tell of every cached file why it goes or stays.
+    /// Collect garbage in a running service now, and tell of every cached file why it goes or stays. (Of a database that is
+    /// written anew after it, the log tells.)
     Gc(GcArgs),
     /// Measure this machine: requests per second in full client lifecycles, memory per client.
     Bench(BenchArgs),

@@ -347,7 +347,7 @@ pub const SETTINGS: &[Setting] = &[
         "gcMetaInterval",
         "gc-meta-interval",
         duration(|config| &mut config.gc_meta_interval, SHORTEST, LONGEST),
-        "Between two looks for tasks, clients and peers that nobody needs any more.",
+        "Between two looks for tasks, clients and peers that nobody needs any more, and for a database that is mostly of what is gone.",
     )
     .at_run_time(),
     Setting::new(
@@ -397,8 +397,9 @@ pub const SETTINGS: &[Setting] = &[
         "fullGCThreshold",
         "full-gc-threshold",
         size(|config| &mut config.full_gc_threshold_bytes, 0, LARGEST),
-        "Free space below which every file goes that is not in use and was not used within half a minute. A source that does not \
-         tell its length is given up before its file takes of it, from 16 MiB on.",
+        "Free space of the disk at which every file goes that is not in use and was not used within half a minute. A source that \
+         does not tell its length, or announces more than the disk can hold, is given up before its file takes of it, from 16 MiB \
+         on.",
     )
     .at_run_time(),
     Setting::new(

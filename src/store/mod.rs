@@ -90,7 +90,7 @@ pub enum StoreError {
     #[error("the database {path} has other rows than the one that it was written of", path = path.display())]
     Unlike { path: PathBuf },
     #[error(
-        "it would hold clients up for too long ({rows} rows came within the time for it); to make it small, stop the service, take a snapshot and restore that"
+        "it would hold clients up for too long ({rows} rows came within the time for it); to make it small, stop the service, take a snapshot and restore that with --force"
     )]
     TooManyRows { rows: u64 },
     #[error("the database {path} was closed to be written anew, and could not be opened again", path = path.display())]

@@ -33,8 +33,8 @@ const BESIDE_ROW_BYTES: usize = 64;
 const FILE_PER_ROWS_MIN: u64 = 8;
 /// The least that a row of ours takes, with what sled has beside it. Bytes.
 const ROW_BYTES_MIN: u64 = 128;
-/// How long nothing may be committed for it. Clients wait for as long as that, and a service manager's watchdog does.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long rows may be copied and compared. Nothing is committed meanwhile, and clients wait, some of them 3 s at most.
+const COPYING_MAX: Duration = Duration::from_secs(2);
 /// How long those may take to end who read the old database. Commits wait as well.
 const READERS_END_WITHIN: Duration = Duration::from_millis(100);
 
@@ -85,7 +85,7 @@ impl Store {
             // It takes room that is needed. If it cannot be removed, the next start tries that again.
             let _ = std::fs::remove_dir_all(&building);
         };
-        let rows = build(&self.files()?.db, &building, began + PAUSE_MAX).inspect_err(|error| {
+        let rows = build(&self.files()?.db, &building, began + COPYING_MAX).inspect_err(|error| {
             remove_building();
             // It would not be faster the next time.
             self.takes_too_long.store(matches!(error, StoreError::TooManyRows { .. }), Ordering::Relaxed);
@@ -117,8 +117,10 @@ impl Store {
     fn require_room(&self, bytes_before: u64) -> Result<(), StoreError> {
         let hindered = |source| StoreError::Hindered { path: self.path.clone(), hindered: "written anew", source };
         let disk = statvfs(&self.path).map_err(|error| hindered(error.into()))?;
-        if disk.blocks_available().saturating_mul(disk.fragment_size()) < bytes_before / 2 {
-            return Err(hindered(std::io::ErrorKind::StorageFull.into()));
+        let (free, needed) = (disk.blocks_available().saturating_mul(disk.fragment_size()), bytes_before / 2);
+        if free < needed {
+            let told = format!("it may take {needed} bytes, and the disk has {free} bytes left");
+            return Err(hindered(std::io::Error::new(std::io::ErrorKind::StorageFull, told)));
         }
         Ok(())
     }
