@@ -107,6 +107,10 @@ fn a_snapshot_never_replaces_a_file() {
 }
 
 const WRITERS: u32 = 4;
+/// More than are read in one go.
+const PAIRS: u32 = 2_500;
+/// Tasks with a large definition, which make a database that is large without them.
+const TASKS_THAT_GO: u32 = 150;
 /// What a snapshot may hold up answers for.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
@@ -136,6 +140,53 @@ fn told(restored: &Path, task: &TaskId) -> Vec<(u32, u32)> {
     let rows = Store::open(restored).expect("open").task(task).expect("readable").expect("there");
     let clients = rows.clients.iter().map(|client| client.ordinal);
     clients.zip(rows.pieces.iter().map(|(_, digest, _)| digest.content_len)).collect()
+}
+
+#[test]
+fn a_snapshot_goes_on_in_the_database_that_was_written_anew_under_it() {
+    let home = Home::new();
+    let spec = TaskSpec { root_cas: Vec::new(), ..with_headers() };
+    let store = Arc::new(Store::open(&home.at("db")).expect("a new database"));
+    store.write(&everything(&spec)[..2]).expect("written");
+    let all: Vec<Change> = (0..PAIRS).flat_map(|number| pair(spec.id, number, 0)).collect();
+    store.write(&all).expect("written");
+    for number in 0..TASKS_THAT_GO {
+        let goes = TaskSpec { id: TaskId::derive(&format!("http://h/{number}"), "", ""), ..with_headers() };
+        store.write(&everything(&goes)).expect("written");
+        store.write(&[Change::TaskForgotten { task: goes.id }]).expect("written");
+    }
+    let committer = Committer::start(store.clone(), Durability::Power).expect("a thread");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let commit = |changes| {
+        runtime.block_on(async { committer.room().await.expect("room").submit(changes, 0).durable().await.expect("durable") });
+    };
+    // One row before the place where it is written anew, and one behind; each once before that and once after it.
+    let (mut rewritten, mut runs) = (None, 0);
+    let mut between_runs = |_| {
+        runs += 1;
+        // After what is fetched and how far it is: in the midst of the pieces.
+        if runs == 3 {
+            commit(pair(spec.id, 0, 1));
+            commit(pair(spec.id, PAIRS - 1, 1));
+            rewritten = store.give_room_back(&committer).expect("written anew");
+            commit(pair(spec.id, 1, 2));
+            commit(pair(spec.id, PAIRS - 2, 2));
+        }
+    };
+    let taken = store.snapshot(Some(&committer), &home.at("s.snap"), &mut between_runs).expect("taken");
+    assert!(runs > 3 && rewritten.is_some(), "{rewritten:?} after the third of {runs} runs");
+    let contents = verify(&taken.path).expect("sound");
+    assert_eq!(contents.commits, store.commits());
+    build(&taken.path, &home.at("restored")).expect("restored");
+    let told = told(&home.at("restored"), &spec.id);
+    let expected = (0..PAIRS).map(|number| match number {
+        0 => (1, 1),
+        1 => (2, 2),
+        _ if number == PAIRS - 1 => (1, 1),
+        _ if number == PAIRS - 2 => (2, 2),
+        _ => (0, 0),
+    });
+    assert!(told.into_iter().eq(expected));
 }
 
 #[tokio::test(flavor = "multi_thread")]
