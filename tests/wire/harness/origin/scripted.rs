@@ -15,6 +15,13 @@ use tokio_rustls::TlsAcceptor;
 use super::SEND_BUFFER_BYTES;
 use crate::harness::eventually;
 
+/// What is read at once; more than a greeting of TLS. Bytes.
+const READ_BYTES: usize = 16 * 1024;
+/// The first byte of a record of TLS that is an alert.
+const TLS_ALERT: u8 = 21;
+/// What is handed to a socket at once. On loopback one write can leave, and be taken by the other side's buffers, far beyond
+/// what the send buffer holds; the other side, which is to say stop, has not run meanwhile. Bytes.
+const WRITE_BYTES_MAX: usize = 16 * 1024;
 /// A request is no longer. Bytes.
 const REQUEST_MAX_BYTES: usize = 256 * 1024;
 
@@ -241,7 +248,8 @@ impl Stage {
         count: impl Fn(&mut Sent, u64),
     ) -> std::io::Result<()> {
         while bytes.has_remaining() {
-            let taken = stream.write_buf(&mut bytes).await?;
+            let taken = stream.write(&bytes[..bytes.len().min(WRITE_BYTES_MAX)]).await?;
+            bytes.advance(taken);
             if taken == 0 {
                 return Err(std::io::ErrorKind::WriteZero.into());
             }
@@ -253,9 +261,14 @@ impl Stage {
 
 /// The next request up to its empty line; what is no HTTP is whatever came. `None` where the other side has gone.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<String>> {
-    let mut head = Vec::new();
+    // With room for what comes at once: where that is no HTTP, the rest of it would be another request.
+    let mut head = Vec::with_capacity(READ_BYTES);
     loop {
         if stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+        // Whoever finds that no TLS is spoken here says so, and is gone. That asks for nothing.
+        if head.first() == Some(&TLS_ALERT) {
             return Ok(None);
         }
         let is_http = head.first().is_some_and(u8::is_ascii_uppercase);
