@@ -313,7 +313,9 @@ async fn a_rewrite_for_which_there_is_no_room_leaves_the_database_as_it_is() {
         let addresses = serving_with(&mut used.stage, &COLLECTING_AT_ONCE, "sparse").await;
         eventually("it is tried", async || used.stage.said().contains(NOT_WRITTEN_ANEW).then_some(())).await;
         eventually("what was built is gone", async || (!is_beside_another(&home)).then_some(())).await;
-        assert!(database_bytes(&home) >= large, "{operations}: it is another");
+        // sled cuts off what is free at the end of its file; one that is written anew is less than a third.
+        assert!(database_bytes(&home) > large / 2, "{operations}: it is another: {}", used.stage.said());
+        assert!(!used.stage.said().contains(WRITTEN_ANEW), "{operations}: {}", used.stage.said());
         assert!(used.stage.dump().await.sorted() == used.before, "{operations}: {}", used.stage.said());
         add_peers(addresses, 1).await;
         used.stage.faults.heal();
